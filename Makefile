@@ -1,0 +1,75 @@
+# Everything a contributor needs; `make` alone lists the targets. The environment is .venv: the first
+# target that needs it makes it, and pyproject.toml, when changed, makes it again.
+
+PYTHON ?= python3
+EXTRAS ?= dev,docs
+BIN := .venv/bin
+
+# A checkout that was moved has an environment full of old paths; it is set up again.
+MOVED := $(shell test "$$(cat .venv/.installed 2>/dev/null)" = "$$(pwd)" || echo moved)
+CASES := examples/support-bot.yaml \
+    $(filter-out examples/support-bot.yaml,$(sort $(wildcard examples/*.yaml)))
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test prepare docs export sync check lint types clean distclean install-cookbook moved
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | \
+		awk -F'|' '{ printf "  make %-18s %s\n", $$1, $$2 }'
+
+.venv/.installed: pyproject.toml $(MOVED)
+	@.ci/setup.sh '$(PYTHON)' '$(EXTRAS)'
+
+moved:
+
+demo: .venv/.installed ## advise on the cases in examples/
+	@for case in $(CASES); do \
+		echo; echo "== advisor ask --answers $$case"; \
+		$(BIN)/advisor ask --answers "$$case" || exit $$?; \
+	done
+
+test: .venv/.installed ## the notebooks' own tests, then pytest
+	@echo "== notebooks in nbs/advisor and nbs/cookbook"
+	@$(BIN)/nbdev-test nbs/advisor --n-workers 2
+	@$(BIN)/nbdev-test nbs/cookbook --n-workers 2
+	@echo "== pytest"
+	@$(BIN)/pytest
+
+prepare: ## before a commit: export, clean, lint, types, test
+	@$(MAKE) --no-print-directory export
+	@$(MAKE) --no-print-directory clean
+	@$(MAKE) --no-print-directory lint types
+	@$(MAKE) --no-print-directory test
+
+docs: .venv/.installed ## the site, in build/site
+	@$(BIN)/python -m sphinx -q -E -W --keep-going -b html nbs build/site
+	@$(BIN)/python nbs/_ext/offline.py build/site
+	@echo "Open build/site/index.html"
+
+export: .venv/.installed ## notebooks to advisor/, cookbook/ and README.md
+	@$(BIN)/python -m cookbook.build export
+
+sync: .venv/.installed ## edits in advisor/ and cookbook/ back into the notebooks
+	@$(BIN)/python -m cookbook.build sync
+
+check: .venv/.installed ## are notebooks and packages in step?
+	@$(BIN)/python -m cookbook.build check
+
+lint: .venv/.installed ## ruff, on modules, tests and notebooks
+	@$(BIN)/ruff check .
+
+types: .venv/.installed ## mypy, on advisor and cookbook
+	@$(BIN)/mypy
+
+clean: .venv/.installed ## strip counts and metadata from the notebooks
+	@$(BIN)/nbdev-clean --fname nbs
+
+distclean: ## remove everything that was made: environment, build, caches
+	@rm -rf .venv .venv.lock build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# On a machine without an NVIDIA GPU, plain pip on Linux takes a torch with CUDA inside (gigabytes).
+# TORCH_INDEX=https://download.pytorch.org/whl/cpu takes the small one instead.
+install-cookbook: .venv/.installed ## add torch and the trainers to .venv (2 GB)
+	@$(BIN)/python -m pip --disable-pip-version-check install -qq --editable '.[cookbook]' \
+		--constraint .ci/constraints.txt $(if $(TORCH_INDEX),--extra-index-url '$(TORCH_INDEX)')

@@ -1,0 +1,156 @@
+"""Turn a notebook into a page: hidden cells go, exported cells become API entries in place.
+
+A notebook is source code first. As a page, `#| hide` and `#| default_exp` cells are left out, each
+exported definition gets its signature and docstring (autodoc) with the source folded below, and
+`name` in prose links to the definition of that name.
+"""
+
+import ast
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from sphinx.application import Sphinx
+
+from cookbook.notebooks import Cell, directives, is_directive, is_exported, module_of, read_cells
+
+INLINE_CODE = re.compile(r"(?<![`\[\w])`([A-Za-z_][\w.]*)(?:\(\))?`(?!`)")
+FENCE = re.compile(r"^(```+|~~~+).*?^\1\s*$", re.MULTILINE | re.DOTALL)
+TOCTREE = "```{{toctree}}\n:hidden:\n{pages}\n```"
+
+Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    app.connect("builder-inited", index_symbols)
+    app.connect("source-read", transform_page)
+    return {"parallel_read_safe": True}
+
+
+# ---- which names there are
+
+def is_command(node: Definition) -> bool:
+    """A click command is no function any more; the command-line reference shows it."""
+    texts = (ast.unparse(decorator) for decorator in node.decorator_list)
+    return any(re.search(r"\b(command|group)\b", text) for text in texts)
+
+
+def definitions(source: str) -> list[Definition]:
+    """Public functions and classes defined at the top of a cell."""
+    found = (n for n in ast.parse(source).body if isinstance(n, Definition))
+    return [node for node in found if not node.name.startswith("_") and not is_command(node)]
+
+
+def symbols_of(cells: list[Cell], module: str) -> dict[str, str]:
+    """Short name to full name, for everything the page of these cells documents."""
+    nodes = (node for cell in cells if is_exported(cell) for node in definitions(cell.source))
+    return {node.name: f"{module}.{node.name}" for node in nodes}
+
+
+def index_symbols(app: Sphinx) -> None:
+    """Collect the documented names of all packages; a name that two modules share links nowhere."""
+    source = Path(app.srcdir)
+    modules: dict[str, str] = {}
+    names: dict[str, set[str]] = {}
+    for path in sorted(source.glob("*/*.ipynb")):
+        cells = read_cells(path, source)
+        exports = path.parent.name in ("advisor", "cookbook")
+        module = module_of(cells, path.parent.name) if exports else None
+        if module:
+            modules[path.relative_to(source).with_suffix("").as_posix()] = module
+            for name, full in symbols_of(cells, module).items():
+                names.setdefault(name, set()).add(full)
+    app.env.adaptation_modules = modules
+    app.env.adaptation_names = {n: full.pop() for n, full in names.items() if len(full) == 1}
+
+
+# ---- from source to page
+
+def transform_page(app: Sphinx, docname: str, content: list[str]) -> None:
+    """Rewrite one page before it is parsed (Sphinx event `source-read`)."""
+    names: dict[str, str] = app.env.adaptation_names
+    if not Path(app.env.doc2path(docname)).name.endswith(".ipynb"):
+        content[0] = link_names(content[0], names)
+        return
+    notebook = json.loads(content[0])
+    module = app.env.adaptation_modules.get(docname)
+    if module:  # a page's own names come first
+        names = names | symbols_of(read_cells(Path(app.env.doc2path(docname)), Path(app.srcdir)), module)
+    cells: list[dict[str, Any]] = []
+    for raw in notebook["cells"]:
+        cells += page_cells(raw, module, names)
+    if docname == app.config.root_doc:
+        cells.append(markdown(TOCTREE.format(pages="\n".join(sections(app)))))
+    # nbformat wants an id on each cell, and one cell may have become two.
+    notebook["cells"] = [cell | {"id": f"page-{n}"} for n, cell in enumerate(cells)]
+    content[0] = json.dumps(notebook)
+
+
+def sections(app: Sphinx) -> list[str]:
+    """The section pages, in the order of the bar on top."""
+    wanted = ("advisor", "cookbook", "recipes", "explanations", "reference")
+    return [f"{name}/index" for name in wanted if f"{name}/index" in app.project.docnames]
+
+
+def markdown(text: str) -> dict[str, Any]:
+    return {"cell_type": "markdown", "metadata": {}, "source": text}
+
+
+def page_cells(raw: dict[str, Any], module: str | None, names: dict[str, str]) -> list[dict[str, Any]]:
+    """The cells of the page that stand for one cell of the notebook."""
+    source = "".join(raw["source"])
+    if raw["cell_type"] == "markdown":
+        return [raw | {"source": link_names(source, names)}]
+    if raw["cell_type"] != "code":
+        return [raw]
+    marks = directives(source)
+    if {"hide", "default_exp"} & marks.keys() or not source.strip():
+        return []
+    code = "\n".join(line for line in source.splitlines() if not is_directive(line)).strip("\n")
+    if marks.get("echo") == "false":
+        return [with_tag(raw, "remove-input") | {"source": code}]
+    if module and {"export", "exporti"} & marks.keys():
+        return exported_cells(raw | {"source": code}, module)
+    return [raw | {"source": code}]
+
+
+def exported_cells(cell: dict[str, Any], module: str) -> list[dict[str, Any]]:
+    """API entries for the definitions of the cell, then its source, folded."""
+    body = ast.parse(cell["source"]).body
+    if all(isinstance(node, ast.Import | ast.ImportFrom) for node in body):
+        return [with_tag(cell, "hide-input")]
+    entries = [api_entry(node, module) for node in definitions(cell["source"])]
+    if not entries and not any(isinstance(node, Definition) for node in body):
+        return [cell]  # a table of constants is its own documentation
+    text = "```{eval-rst}\n" + "\n".join(entries) + "\n```"
+    return [markdown(text), with_tag(cell, "hide-input")] if entries else [with_tag(cell, "hide-input")]
+
+
+def api_entry(node: Definition, module: str) -> str:
+    kind = "autoclass" if isinstance(node, ast.ClassDef) else "autofunction"
+    members = "   :members:\n" if kind == "autoclass" else ""
+    return f".. {kind}:: {module}.{node.name}\n{members}"
+
+
+def with_tag(cell: dict[str, Any], tag: str) -> dict[str, Any]:
+    tags = [*cell["metadata"].get("tags", []), tag]
+    return cell | {"metadata": cell["metadata"] | {"tags": tags}}
+
+
+def link_names(text: str, names: dict[str, str]) -> str:
+    """`name` outside fences and headings becomes a reference, when one module defines that name."""
+    def link(match: re.Match[str]) -> str:
+        full = names.get(match[1])
+        return f"{{py:obj}}`{match[1]} <{full}>`" if full else match[0]
+
+    def link_lines(part: str) -> str:
+        lines = part.split("\n")
+        return "\n".join(s if s.startswith("#") else INLINE_CODE.sub(link, s) for s in lines)
+
+    parts: list[str] = []
+    end = 0
+    for fence in FENCE.finditer(text):
+        parts += [link_lines(text[end : fence.start()]), fence[0]]
+        end = fence.end()
+    return "".join([*parts, link_lines(text[end:])])

@@ -1,0 +1,43 @@
+// Draw the diagrams of the page in the colours of the page, again whenever the reader switches light and dark.
+(() => {
+  const diagrams = [...document.querySelectorAll("pre.mermaid")];
+  const sources = diagrams.map((diagram) => diagram.textContent);
+  const mode = () => document.documentElement.dataset.theme || "light";
+  const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+  let drawn = null;
+  let queue = Promise.resolve(); // one drawing at a time: two would write into the same element
+
+  const settings = () => ({
+    startOnLoad: false,
+    securityLevel: "strict",
+    theme: "base",
+    fontFamily: getComputedStyle(document.body).fontFamily,
+    flowchart: { wrappingWidth: 260 },
+    themeVariables: {
+      darkMode: mode() === "dark",
+      background: colour("--pst-color-background"),
+      primaryColor: colour("--pst-color-surface"),
+      primaryTextColor: colour("--pst-color-text-base"),
+      primaryBorderColor: colour("--pst-color-primary"),
+      lineColor: colour("--pst-color-text-muted"),
+      textColor: colour("--pst-color-text-base"),
+      edgeLabelBackground: colour("--pst-color-background"),
+      fontSize: "15px",
+    },
+  });
+
+  const draw = async () => {
+    if (drawn === mode()) return;
+    drawn = mode();
+    mermaid.initialize(settings());
+    diagrams.forEach((diagram, i) => {
+      diagram.removeAttribute("data-processed");
+      diagram.textContent = sources[i];
+    });
+    await mermaid.run({ nodes: diagrams });
+  };
+  const enqueue = () => { queue = queue.then(draw); };
+
+  new MutationObserver(enqueue).observe(document.documentElement, { attributeFilter: ["data-theme"] });
+  enqueue();
+})();
