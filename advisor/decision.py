@@ -15,7 +15,7 @@ from advisor.hardware import cards
 
 # %% auto #0
 __all__ = ['BANDS', 'band_of', 'Standing', 'Decision', 'decide', 'reasons_for', 'because', 'alternatives', 'Trial', 'trials',
-           'Flip', 'flips', 'Unknown', 'unknowns', 'live_keys', 'next_question']
+           'Flip', 'flips', 'outcome_flips', 'Unknown', 'unknowns', 'live_keys', 'next_question']
 
 # %% ../nbs/advisor/07_decision.ipynb #5f8055f3
 BANDS = ("recommended", "worth-trying", "not-yet", "ruled-out")
@@ -151,14 +151,15 @@ def trials(case: Case, chart: Flowchart) -> list[Trial]:
             found.append(Trial(key, value, decide(facts(case.replace(key, value)), chart)))
     return found
 
-# %% ../nbs/advisor/07_decision.ipynb #897f1563
+# %% ../nbs/advisor/07_decision.ipynb #ac80134c
 @dataclass(frozen=True)
 class Flip:
-    """With this answer instead, the path would be in that band."""
+    """With this answer instead, the path would be in that band, and `outcome` would lead."""
 
     key: str
     value: Answer
     band: str
+    outcome: str
 
 
 def flips(case: Case, decision: Decision, tried: Sequence[Trial], path: str) -> list[Flip]:
@@ -171,7 +172,7 @@ def flips(case: Case, decision: Decision, tried: Sequence[Trial], path: str) -> 
         number = isinstance(trial.value, int | float) and not isinstance(trial.value, bool)
         slot = (trial.key, band, None if number else trial.value)
         if slot not in nearest or _distance(case, trial) < _distance(case, nearest[slot]):
-            nearest[slot] = Flip(trial.key, trial.value, band)
+            nearest[slot] = Flip(trial.key, trial.value, band, trial.decision.outcome)
     return list(nearest.values())
 
 
@@ -179,6 +180,20 @@ def _distance(case: Case, change: Trial | Flip) -> float:
     before, after = case.get(change.key), change.value
     both = isinstance(before, int | float) and isinstance(after, int | float)
     return abs(float(after or 0) - float(before or 0)) if both or before is None else 0.0
+
+# %% ../nbs/advisor/07_decision.ipynb #7f841b3a
+def outcome_flips(case: Case, decision: Decision, tried: Sequence[Trial]) -> list[Trial]:
+    """The changed answers that lead to another outcome; of several numbers, the nearest."""
+    nearest: dict[tuple[str, str, Answer], Trial] = {}
+    for trial in tried:
+        outcome = trial.decision.outcome
+        if outcome == decision.outcome:
+            continue
+        number = isinstance(trial.value, int | float) and not isinstance(trial.value, bool)
+        slot = (trial.key, outcome, None if number else trial.value)
+        if slot not in nearest or _distance(case, trial) < _distance(case, nearest[slot]):
+            nearest[slot] = trial
+    return list(nearest.values())
 
 # %% ../nbs/advisor/07_decision.ipynb #1b402a35
 @dataclass(frozen=True)

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
 # %% auto #0
 __all__ = ['VERDICTS', 'GIB', 'SHOWN_PATHS', 'SHOWN_FLIPS', 'BAND_STYLES', 'headline', 'signed', 'fits_text', 'value_text',
-           'advice_json', 'advice_markdown', 'main_reason', 'flip_lines', 'unknown_lines', 'advice_text', 'find_part',
-           'rule_dict', 'path_dict', 'node_dict', 'trace_dict', 'evidence_line', 'path_text', 'rule_text', 'node_text',
-           'chart_text', 'trace_text', 'evidence_text', 'diagram']
+           'advice_json', 'advice_markdown', 'gate_line', 'main_reason', 'flip_lines', 'explained', 'unknown_lines',
+           'advice_text', 'find_part', 'rule_dict', 'path_dict', 'node_dict', 'trace_dict', 'evidence_line',
+           'path_text', 'rule_text', 'node_text', 'chart_text', 'trace_text', 'evidence_text', 'diagram']
 
 # %% ../nbs/advisor/08_render.ipynb #8c4e80ff
 VERDICTS = {
@@ -69,7 +69,7 @@ def advice_json(advice: Mapping[str, Any]) -> str:
     """The advice as JSON text, keys in the order of the contract."""
     return json.dumps(advice, indent=2, ensure_ascii=False) + "\n"
 
-# %% ../nbs/advisor/08_render.ipynb #9cad595f
+# %% ../nbs/advisor/08_render.ipynb #fd3bb3bc
 SHOWN_PATHS = 2  # the reasons of these many paths are spelled out; --json holds all
 SHOWN_FLIPS = 6
 
@@ -79,8 +79,9 @@ def advice_markdown(advice: Mapping[str, Any]) -> str:
     name = advice["case"].get("name")
     parts = [f"# {name}: {headline(advice)}" if name else f"# {headline(advice)}"]
     parts += ["## Plan", *(_stage_markdown(i, stage) for i, stage in enumerate(advice["plan"], 1))]
+    parts += [gate_line(advice["plan"])]
     parts += ["## All paths", _ranking_markdown(advice["ranking"])]
-    for ranked in advice["ranking"][:SHOWN_PATHS]:
+    for ranked in explained(advice):
         parts += [f"## Why {ranked['path']}", "\n".join(_reason_markdown(r) for r in ranked["because"])]
     if changes := flip_lines(advice):
         parts += ["## What would change this", "\n".join(f"- {line}" for line in changes)]
@@ -91,15 +92,19 @@ def advice_markdown(advice: Mapping[str, Any]) -> str:
         parts += ["## Warnings", "\n".join(lines)]
     return "\n\n".join(parts) + "\n"
 
-# %% ../nbs/advisor/08_render.ipynb #a6b7868e
+# %% ../nbs/advisor/08_render.ipynb #4fa7f8c5
 def _stage_markdown(number: int, stage: Mapping[str, Any]) -> str:
     gate = stage["gate"]
-    lines = [
-        f"{number}. **{stage['name']}** (`{stage['path']}`): {stage['why']}",
-        f"   - measure {gate['measure']} ({gate['noise']})",
-        f"   - stop when {gate['stop_when']}",
-    ]
-    return "\n".join([*lines, *(f"   - also {thing}" for thing in gate["also"])])
+    lines = [f"{number}. **{stage['name']}** (`{stage['path']}`): {stage['why']}"]
+    if stage["path"] == "measure-first":
+        lines.append(f"   - measure {gate['measure']}; go on when {gate['stop_when']}")
+    return "\n".join([*lines, *(f"   - also measure {thing}" for thing in gate["also"])])
+
+
+def gate_line(plan: Sequence[Mapping[str, Any]]) -> str:
+    """The gate that every stage after the first measurement shares, in one sentence."""
+    gate = plan[-1]["gate"]
+    return f"After each step, measure {gate['measure']} ({gate['noise']}) and stop when {gate['stop_when']}."
 
 
 def _ranking_markdown(ranking: Iterable[Mapping[str, Any]]) -> str:
@@ -118,7 +123,7 @@ def _reason_markdown(reason: Mapping[str, Any]) -> str:
         evidence += f"; against it: {', '.join(reason['contradicted_by'])}"
     return f"- **{signed(reason['effect'])}** {reason['text']} [{evidence}]"
 
-# %% ../nbs/advisor/08_render.ipynb #b2b36226
+# %% ../nbs/advisor/08_render.ipynb #cea5d4ac
 def main_reason(ranked: Mapping[str, Any]) -> str:
     """The sentence that explains the band of a path."""
     reasons = ranked["because"]
@@ -126,29 +131,48 @@ def main_reason(ranked: Mapping[str, Any]) -> str:
     up = [reason for reason in reasons if STRENGTHS.get(reason["effect"], 0) > 0]
     down = [reason for reason in reasons if STRENGTHS.get(reason["effect"], 0) < 0]
     order = blocks + (up if ranked["band"] in ("recommended", "worth-trying") else down + up)
-    return str(order[0]["text"]) if order else "Nothing in this case calls for it."
+    return str(order[0]["text"]) if order else "Nothing known so far calls for it."
 
 
 def _cited(evidence: Sequence[str]) -> str:
     return f" [{', '.join(evidence)}]" if evidence else ""
 
-# %% ../nbs/advisor/08_render.ipynb #4fcec92f
+# %% ../nbs/advisor/08_render.ipynb #ce619d48
 def flip_lines(advice: Mapping[str, Any]) -> list[str]:
-    """What would move the best paths into another band, nearest first."""
-    lines = []
+    """What would put something else first, then what would move the best path's band."""
+    changes: dict[str, list[str]] = {}
+    for flip in advice["flips_if"]:
+        if flip["answer"] == "task":  # nobody changes the task to suit the method; --json has it
+            continue
+        verdict = flip["then_first"] in VERDICTS
+        words = "the verdict would be {}" if verdict else "{} would come first"
+        _note(changes, words.format(flip["then_first"]), flip)
     for ranked in advice["ranking"][:SHOWN_PATHS]:
-        for flip in ranked["flips_if"][:SHOWN_FLIPS]:
-            change = f"{flip['answer']} = {value_text(flip['value'])}"
-            lines.append(f"{ranked['path']} becomes {flip['band']} if {change}")
-    return lines
+        for flip in ranked["flips_if"]:
+            stays = flip["then_first"] in (advice["verdict"], advice["ranking"][0]["path"])
+            if stays and flip["answer"] != "task":
+                _note(changes, f"{ranked['path']} would be {flip['band']}", flip)
+    return [f"{change} if {' or '.join(of[:SHOWN_FLIPS])}" for change, of in changes.items()]
+
+
+def _note(changes: dict[str, list[str]], change: str, flip: Mapping[str, Any]) -> None:
+    changes.setdefault(change, []).append(f"{flip['answer']} = {value_text(flip['value'])}")
+
+
+def explained(advice: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The best paths that have reasons to show."""
+    return [ranked for ranked in advice["ranking"][:SHOWN_PATHS] if ranked["because"]]
 
 
 def unknown_lines(advice: Mapping[str, Any]) -> list[str]:
     """The unanswered questions that would move the advice most."""
     lines = []
     for unknown in advice["unknowns"][:3]:
-        outcomes = sorted({f"{value_text(t['value'])} leads to {t['outcome']}" for t in unknown["top_if"]})
-        effect = "; ".join(outcomes[:3]) or f"moves {unknown['band_changes']} bands"
+        first: dict[str, str] = {}
+        for trial in unknown["top_if"]:
+            first.setdefault(trial["outcome"], value_text(trial["value"]))
+        outcomes = [f"{value} leads to {outcome}" for outcome, value in first.items()]
+        effect = "; ".join(outcomes[:3]) or "another band for some paths"
         lines.append(f"{unknown['question']} ({unknown['key']}: {effect})")
     return lines
 
@@ -174,7 +198,7 @@ def _printed(parts: Iterable[RenderableType], width: int, color: bool) -> str:
     lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
     return "\n".join(line.rstrip() for line in lines) + "\n"
 
-# %% ../nbs/advisor/08_render.ipynb #4b46a564
+# %% ../nbs/advisor/08_render.ipynb #ff5e7be1
 BAND_STYLES = {
     "recommended": "bold green",
     "worth-trying": "green",
@@ -190,8 +214,8 @@ def advice_text(advice: Mapping[str, Any], *, width: int = 100, color: bool = Fa
     name = advice["case"].get("name")
     title = Text(f"{name}: " if name else "").append(headline(advice), style="bold green")
     parts: list[RenderableType] = [title, "", _heading("Plan"), _plan_table(advice["plan"])]
-    parts += ["", _ranking_table(advice["ranking"])]
-    for ranked in advice["ranking"][:SHOWN_PATHS]:
+    parts += [gate_line(advice["plan"]), "", _ranking_table(advice["ranking"])]
+    for ranked in explained(advice):
         parts += ["", _heading(f"Why {ranked['path']}"), _reasons_table(ranked["because"])]
     for heading, lines in (
         ("What would change this", flip_lines(advice)),
@@ -228,7 +252,7 @@ def _bullets(lines: Iterable[str]) -> RenderableType:
         table.add_row("-", Text(line))
     return table  # type: ignore[no-any-return]
 
-# %% ../nbs/advisor/08_render.ipynb #bb972457
+# %% ../nbs/advisor/08_render.ipynb #3f02adcd
 def _plan_table(plan: Sequence[Mapping[str, Any]]) -> RenderableType:
     from rich.text import Text
 
@@ -236,10 +260,11 @@ def _plan_table(plan: Sequence[Mapping[str, Any]]) -> RenderableType:
     for number, stage in enumerate(plan, 1):
         gate = stage["gate"]
         text = Text().append(f"{stage['name']} ({stage['path']})", style="bold")
-        text.append(f"  {stage['why']}\nmeasure {gate['measure']} ({gate['noise']})")
-        text.append(f"\nstop when {gate['stop_when']}")
+        text.append(f"  {stage['why']}")
+        if stage["path"] == "measure-first":
+            text.append(f"\nmeasure {gate['measure']}; go on when {gate['stop_when']}", style="dim")
         if gate["also"]:
-            text.append(f"\nalso: {'; '.join(gate['also'])}", style="dim")
+            text.append(f"\nalso measure {'; '.join(gate['also'])}", style="dim")
         table.add_row(f"{number}.", text)
     return table  # type: ignore[no-any-return]
 

@@ -1,8 +1,10 @@
 """Score the advisor on published cases: is the path it puts first one of those that won?
 
-    python benchmarks/exam.py [--cases FILE] [--json] [--save]
+    python benchmarks/exam.py [--cases FILE] [--json] [--save --remark TEXT]
 
-A case file holds scenario facts, what was tried and what scored best (tests/data/published-cases.json).
+A collection holds scenario facts, what was tried and what scored best. Three are in tests/data:
+published-cases.json (known when the rules were written), more-cases.json (scored blind once, then
+the rules were revised) and blind-cases.json (never looked at when a rule was written).
 The advisor sees the scenario only. Each source group weighs one, however many cases it gave.
 Printed beside the score: simple baselines, and a leave-one-group-out run in which every rule that
 rests on the scored group's evidence alone is switched off.
@@ -19,8 +21,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from advisor.advice import because, decide
 from advisor.case import Case
+from advisor.decision import because, decide
 from advisor.errors import AdvisorError
 from advisor.evidence import load_evidence
 from advisor.flowchart import Flowchart, facts, flowchart
@@ -86,7 +88,7 @@ def case_of(row: Mapping[str, Any]) -> Case:
         "knowledge.changes": LEVELS.get(changes, changes),
         "knowledge.citations": "required" if scene.get("need_citations") else "no",
         "behaviour.need": scene.get("style_or_format_need"),
-        "domain.language": None if foreign is None else "underrepresented" if foreign else "covered",
+        "domain.language": {True: "underrepresented", False: "covered"}.get(foreign),
         "data.labelled": scene.get("labelled_examples"),
         "data.unlabelled_tokens": scene.get("unlabelled_tokens"),
         "data.preference_pairs": scene.get("preference_pairs"),
@@ -106,14 +108,16 @@ def case_of(row: Mapping[str, Any]) -> Case:
 def _flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     found: dict[str, Any] = {}
     for key, value in nested.items():
-        found |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+        nested_too = isinstance(value, dict)
+        found |= _flat(value, f"{prefix}{key}.") if nested_too else {prefix + key: value}
     return found
 
 
 def with_baseline(row: Mapping[str, Any], case: Case) -> Case:
     """The same case once the team has measured its own prompt (share metrics only)."""
     share = row["metric"] in ("accuracy %", "execution accuracy %")
-    names = [n for n in ("zero_shot", "prompt", "base_prompt", "starcoder_base") if n in row["tried"]]
+    prompts = ("zero_shot", "prompt", "base_prompt", "starcoder_base")
+    names = [name for name in prompts if name in row["tried"]]
     if not (share and names and isinstance(row["tried"][names[0]], int | float)):
         return case
     case = case.replace("quality.metric", "accuracy")
@@ -147,18 +151,34 @@ def mark(row: Mapping[str, Any], classes: Iterable[str]) -> tuple[bool, float | 
     return hit, abs(best(scores.values()) - best(mine))
 
 
-def examine(rows: list[dict[str, Any]], read: Callable[[dict[str, Any]], Case], chart_of: Callable[[str], Flowchart]) -> list[Result]:
+def examine(
+    rows: list[dict[str, Any]],
+    read: Callable[[dict[str, Any]], Case],
+    chart_of: Callable[[str], Flowchart],
+) -> list[Result]:
     """Decide every case and mark the path put first."""
     sizes = _group_sizes(rows)
     results = []
     for row in rows:
         decision = decide(facts(read(row)), chart_of(row["group"]))
         hit, regret = mark(row, CLASSES[decision.top])
-        reasons = tuple(r["rule"] for r in because(decision, decision.top) if "against" not in r["effect"])
-        results.append(
-            Result(row["id"], row["group"], 1 / sizes[row["group"]], decision.top, tuple(row["accept"]), hit, regret, row["metric"], reasons)
-        )
+        said = because(decision, decision.top)
+        reasons = tuple(reason["rule"] for reason in said if "against" not in reason["effect"])
+        results.append(_result(row, sizes, decision.top, hit, regret, reasons))
     return results
+
+
+def _result(
+    row: Mapping[str, Any],
+    sizes: Mapping[str, int],
+    top: str,
+    hit: bool,
+    regret: float | None,
+    reasons: tuple[str, ...] = (),
+) -> Result:
+    group, accept = row["group"], tuple(row["accept"])
+    weight = 1 / sizes[group]
+    return Result(row["id"], group, weight, top, accept, hit, regret, row["metric"], reasons)
 
 
 def _group_sizes(rows: Iterable[Mapping[str, Any]]) -> dict[str, int]:
@@ -173,9 +193,9 @@ def score(results: Iterable[Result]) -> float:
 
 
 BASELINES: dict[str, Callable[[Case], frozenset[str]]] = {
-    "always prompt": lambda case: CLASSES["prompt"],
-    "always RAG": lambda case: CLASSES["rag"],
-    "always fine-tune": lambda case: CLASSES["lora"],
+    "always prompt": lambda _: CLASSES["prompt"],
+    "always RAG": lambda _: CLASSES["rag"],
+    "always fine-tune": lambda _: CLASSES["lora"],
     "RAG if knowledge, else fine-tune": lambda case: CLASSES[
         "lora" if case.get("knowledge.source") in (None, "none") else "rag"
     ],
@@ -185,20 +205,16 @@ BASELINES: dict[str, Callable[[Case], frozenset[str]]] = {
 def baseline(rows: list[dict[str, Any]], choose: Callable[[Case], frozenset[str]]) -> list[Result]:
     """Mark a rule of thumb in the same way."""
     sizes = _group_sizes(rows)
-    marks = [(row, *mark(row, choose(case_of(row)))) for row in rows]
-    return [
-        Result(r["id"], r["group"], 1 / sizes[r["group"]], "", tuple(r["accept"]), hit, regret, r["metric"], ())
-        for r, hit, regret in marks
-    ]
+    return [_result(row, sizes, "", *mark(row, choose(case_of(row)))) for row in rows]
 
 
 def run(rows: list[dict[str, Any]]) -> dict[str, list[Result]]:
     """Every row of the table, by name."""
     chart, groups = flowchart(), {e.id: e.group for e in load_evidence().values()}
     table = {
-        "advisor": examine(rows, case_of, lambda group: chart),
+        "advisor": examine(rows, case_of, lambda _: chart),
         "advisor, prompt already measured": examine(
-            rows, lambda row: with_baseline(row, case_of(row)), lambda group: chart
+            rows, lambda row: with_baseline(row, case_of(row)), lambda _: chart
         ),
         "advisor, leave one group out": examine(
             rows, case_of, lambda group: chart.without_group(group, groups)
@@ -211,19 +227,35 @@ def report(table: Mapping[str, list[Result]]) -> str:
     """The table, then every miss with the reason given."""
     count = len(next(iter(table.values())))
     groups = len({result.group for result in next(iter(table.values()))})
-    lines = [f"{count} cases from {groups} source groups", "", f"{'':34} score  hits   mean regret (cases that tell)"]
+    lines = [f"{count} cases from {groups} source groups", ""]
+    lines.append(f"{'':34} score  hits   mean regret (cases that tell)")
     for name, results in table.items():
         regrets = [result.regret for result in results if result.regret is not None]
         mean = f"{sum(regrets) / len(regrets):6.2f} ({len(regrets)})" if regrets else "     - (0)"
-        lines.append(f"{name:34} {score(results):5.3f}  {sum(r.hit for r in results):>2}/{count}  {mean}")
-    for name in list(table)[:3]:
+        hits = sum(result.hit for result in results)
+        lines.append(f"{name:34} {score(results):5.3f}  {hits:>2}/{count}  {mean}")
+    lines += ["", _switched_off({result.group for result in next(iter(table.values()))})]
+    for name in [name for name in table if name not in BASELINES]:
         misses = [result for result in table[name] if not result.hit]
         lines += ["", f"misses of '{name}':" if misses else f"'{name}' misses none"]
-        for miss in misses:
-            lost = "" if miss.regret is None else f", {miss.regret:g} of {miss.metric} lost"
-            lines.append(f"  {miss.id} (weight {miss.weight:.2f}): put {miss.top} first, accepted {' or '.join(miss.accept)}{lost}")
-            lines.append(f"    because {', '.join(miss.reasons[:4]) or 'nothing else was supported'}")
+        lines += [line for miss in misses for line in _miss_lines(miss)]
     return "\n".join(lines)
+
+
+def _switched_off(groups: set[str]) -> str:
+    chart, by_id = flowchart(), {e.id: e.group for e in load_evidence().values()}
+    off = {g: len(chart.rules) - len(chart.without_group(g, by_id).rules) for g in sorted(groups)}
+    named = ", ".join(f"{group} {count}" for group, count in off.items() if count) or "none"
+    return f"rules that rest on one scored group alone (off in the leave-one-out run): {named}"
+
+
+def _miss_lines(miss: Result) -> tuple[str, str]:
+    lost = "" if miss.regret is None else f", {miss.regret:g} of {miss.metric} lost"
+    accepted, reasons = " or ".join(miss.accept), ", ".join(miss.reasons[:4])
+    return (
+        f"  {miss.id} (weight {miss.weight:.2f}): {miss.top} first, accepted {accepted}{lost}",
+        f"    because {reasons or 'nothing else was supported'}",
+    )
 
 
 def load(path: Path) -> list[dict[str, Any]]:
@@ -244,19 +276,26 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Score the advisor on published cases.")
     parser.add_argument("--cases", type=Path, default=CASES, help="another collection of cases")
     parser.add_argument("--json", action="store_true", help="print every result as JSON")
-    parser.add_argument("--save", action="store_true", help="append to benchmarks/results/exam.json")
+    parser.add_argument("--save", action="store_true", help="append to results/exam.json")
+    parser.add_argument("--remark", default="", help="what to know about this run, with --save")
     options = parser.parse_args()
     try:
         table = run(load(options.cases))
     except AdvisorError as error:
         print(error, file=sys.stderr)
         return error.exit_code
-    data = {name: {"score": score(rs), "results": [asdict(r) for r in rs]} for name, rs in table.items()}
+    data = {
+        name: {"score": score(results), "results": [asdict(result) for result in results]}
+        for name, results in table.items()
+    }
     print(json.dumps(data, indent=2) if options.json else report(table))
     if options.save:
         from results import append
 
-        append("exam", {name: round(row["score"], 4) for name, row in data.items()})
+        scores = {name: round(row["score"], 4) for name, row in data.items()}
+        count, name = len(table["advisor"]), options.cases.name
+        figures = {"collection": name, "cases": count, "remark": options.remark, "scores": scores}
+        append("exam", figures)
     return 0
 
 

@@ -164,7 +164,7 @@ def _with_directives(source: str, code: str) -> str:
     head = [line for line in lines if is_directive(line)]
     return "".join(head) + code
 
-# %% ../nbs/cookbook/90_build.ipynb #253145e2
+# %% ../nbs/cookbook/90_build.ipynb #58287557
 @dataclass(frozen=True)
 class Edit:
     """A change in a generated module: where it stands, the cell it belongs to, its new source."""
@@ -195,7 +195,7 @@ def _find_cell(path: Path, cell_id: str, root: Path) -> Cell:
         if cell.id == cell_id:
             return cell
     name = relative_name(path, root)
-    raise BuildError(f"{name}: no cell has the id {cell_id}, which a module names. Run `make export`.")
+    raise BuildError(f"{name}: no cell has the id {cell_id}, but a module does. Run `make export`.")
 
 # %% ../nbs/cookbook/90_build.ipynb #a7d430f4
 def sync(root: Path) -> list[str]:

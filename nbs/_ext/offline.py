@@ -1,4 +1,4 @@
-"""Check that a built site loads nothing from the network: `python offline.py FOLDER`, exit 1 with a list.
+"""Check that a site loads nothing from the network: `python offline.py FOLDER`, exit 1 with a list.
 
 Links that a reader clicks may lead anywhere; scripts, styles, fonts, images and frames may not.
 """

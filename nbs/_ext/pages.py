@@ -2,7 +2,7 @@
 
 A notebook is source code first. As a page, `#| hide` and `#| default_exp` cells are left out, each
 exported definition gets its signature and docstring (autodoc) with the source folded below, and
-`name` in prose links to the definition of that name.
+`name` in prose links to the definition of that name. Diagrams in results are drawn.
 """
 
 import ast
@@ -11,18 +11,43 @@ import re
 from pathlib import Path
 from typing import Any
 
+from docutils import nodes
+from myst_parser.mdit_to_docutils.base import make_document
+from myst_parser.mocking import MockRSTParser
 from sphinx.application import Sphinx
+from sphinx.util.docutils import SphinxDirective
 
 from cookbook.notebooks import Cell, directives, is_directive, is_exported, module_of, read_cells
 
 INLINE_CODE = re.compile(r"(?<![`\[\w])`([A-Za-z_][\w.]*)(?:\(\))?`(?!`)")
 FENCE = re.compile(r"^(```+|~~~+).*?^\1\s*$", re.MULTILINE | re.DOTALL)
+HEADING = re.compile(r"^#{1,6} +(.+)$", re.MULTILINE)
+ROOT_LINK = re.compile(r"\]\((?:\.\./)+([A-Z]+)\.md\)")  # CHANGELOG.md and its like: pages of reference/
 TOCTREE = "```{{toctree}}\n:hidden:\n{pages}\n```"
 
 Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
 
+class Api(SphinxDirective):
+    """reStructuredText inside a notebook.
+
+    MyST's `eval-rst` does the same, but pads the text with an empty line for each line above it,
+    and counts ten thousand lines to a notebook cell: a page took ten seconds.
+    """
+
+    has_content = True
+
+    def run(self) -> list[nodes.Node]:
+        document = make_document()
+        document["source"] = self.state.document["source"]
+        document.settings = self.state.document.settings
+        document.reporter = self.state.document.reporter
+        MockRSTParser().parse("\n".join(self.content), document)
+        return document.children
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
+    app.add_directive("api", Api)
     app.connect("builder-inited", index_symbols)
     app.connect("source-read", transform_page)
     return {"parallel_read_safe": True}
@@ -69,6 +94,8 @@ def index_symbols(app: Sphinx) -> None:
 
 def transform_page(app: Sphinx, docname: str, content: list[str]) -> None:
     """Rewrite one page before it is parsed (Sphinx event `source-read`)."""
+    up = "../" * docname.count("/")
+    content[0] = ROOT_LINK.sub(lambda m: f"]({up}reference/{m[1].lower()}.md)", content[0])
     names: dict[str, str] = app.env.adaptation_names
     if not Path(app.env.doc2path(docname)).name.endswith(".ipynb"):
         content[0] = link_names(content[0], names)
@@ -76,10 +103,12 @@ def transform_page(app: Sphinx, docname: str, content: list[str]) -> None:
     notebook = json.loads(content[0])
     module = app.env.adaptation_modules.get(docname)
     if module:  # a page's own names come first
-        names = names | symbols_of(read_cells(Path(app.env.doc2path(docname)), Path(app.srcdir)), module)
+        own = read_cells(Path(app.env.doc2path(docname)), Path(app.srcdir))
+        names = names | symbols_of(own, module)
     cells: list[dict[str, Any]] = []
     for raw in notebook["cells"]:
-        cells += page_cells(raw, module, names)
+        for cell in page_cells(raw, module, names):
+            cells += with_diagrams(cell)
     if docname == app.config.root_doc:
         cells.append(markdown(TOCTREE.format(pages="\n".join(sections(app)))))
     # nbformat wants an id on each cell, and one cell may have become two.
@@ -97,7 +126,9 @@ def markdown(text: str) -> dict[str, Any]:
     return {"cell_type": "markdown", "metadata": {}, "source": text}
 
 
-def page_cells(raw: dict[str, Any], module: str | None, names: dict[str, str]) -> list[dict[str, Any]]:
+def page_cells(
+    raw: dict[str, Any], module: str | None, names: dict[str, str]
+) -> list[dict[str, Any]]:
     """The cells of the page that stand for one cell of the notebook."""
     source = "".join(raw["source"])
     if raw["cell_type"] == "markdown":
@@ -115,6 +146,17 @@ def page_cells(raw: dict[str, Any], module: str | None, names: dict[str, str]) -
     return [raw | {"source": code}]
 
 
+def with_diagrams(cell: dict[str, Any]) -> list[dict[str, Any]]:
+    """A result that holds a diagram moves into the page, where diagrams are drawn; headings do not."""
+    outputs = cell.get("outputs", [])
+    texts = ["".join(o.get("data", {}).get("text/markdown", "")) for o in outputs]
+    if not any("```mermaid" in text for text in texts):
+        return [cell]
+    kept = [o for o, text in zip(outputs, texts, strict=True) if not text]
+    moved = [markdown(HEADING.sub(r"**\1**", text)) for text in texts if text]
+    return [cell | {"outputs": kept}, *moved]
+
+
 def exported_cells(cell: dict[str, Any], module: str) -> list[dict[str, Any]]:
     """API entries for the definitions of the cell, then its source, folded."""
     body = ast.parse(cell["source"]).body
@@ -123,8 +165,10 @@ def exported_cells(cell: dict[str, Any], module: str) -> list[dict[str, Any]]:
     entries = [api_entry(node, module) for node in definitions(cell["source"])]
     if not entries and not any(isinstance(node, Definition) for node in body):
         return [cell]  # a table of constants is its own documentation
-    text = "```{eval-rst}\n" + "\n".join(entries) + "\n```"
-    return [markdown(text), with_tag(cell, "hide-input")] if entries else [with_tag(cell, "hide-input")]
+    folded = with_tag(cell, "hide-input")
+    if not entries:
+        return [folded]
+    return [markdown("```{api}\n" + "\n".join(entries) + "\n```"), folded]
 
 
 def api_entry(node: Definition, module: str) -> str:

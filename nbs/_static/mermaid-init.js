@@ -2,7 +2,7 @@
 (() => {
   const diagrams = [...document.querySelectorAll("pre.mermaid")];
   const sources = diagrams.map((diagram) => diagram.textContent);
-  const mode = () => document.documentElement.dataset.theme || "light";
+  const mode = () => document.documentElement.dataset.theme; // set by the theme's script, a little later
   const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
   let drawn = null;
   let queue = Promise.resolve(); // one drawing at a time: two would write into the same element
@@ -27,7 +27,7 @@
   });
 
   const draw = async () => {
-    if (drawn === mode()) return;
+    if (!mode() || drawn === mode()) return;
     drawn = mode();
     mermaid.initialize(settings());
     diagrams.forEach((diagram, i) => {
@@ -38,6 +38,10 @@
   };
   const enqueue = () => { queue = queue.then(draw); };
 
-  new MutationObserver(enqueue).observe(document.documentElement, { attributeFilter: ["data-theme"] });
-  enqueue();
+  mermaid.initialize({ startOnLoad: false });
+  // The colours are known once the style sheets are there.
+  window.addEventListener("load", () => {
+    enqueue();
+    new MutationObserver(enqueue).observe(document.documentElement, { attributeFilter: ["data-theme"] });
+  });
 })();

@@ -1,0 +1,210 @@
+"""What advice must hold for every case, whatever is known or not."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from strategies import THRESHOLDS, cases
+
+from advisor.advice import advise
+from advisor.case import Case, dump_case, parse_case, questions
+from advisor.decision import BANDS, alternatives, decide, live_keys, next_question
+from advisor.evidence import load_evidence
+from advisor.flowchart import STRENGTHS, facts, flowchart
+from advisor.render import advice_json, advice_markdown, advice_text, diagram
+
+CHART = flowchart()
+PATHS = {path.id for path in CHART.paths}
+SUPERVISED = set(CHART.groups["supervised"])
+TUNING_ONLY = set(CHART.groups["tuning_only"])
+VENDOR = {"lora", "rag-ft", "dpo", "safety-sft", "distil"}
+plain_cases = cases(awkward_text=False)
+
+
+def decision(case: Case):
+    return decide(facts(case), CHART)
+
+
+# ---- the shape of an answer
+
+
+@settings(max_examples=150, deadline=None)
+@given(cases())
+def test_every_case_gets_a_complete_answer(case: Case) -> None:
+    advice = advise(case).to_dict()
+    assert [row["path"] for row in advice["ranking"]].count("rag") == 1
+    assert {row["path"] for row in advice["ranking"]} == PATHS
+    assert len(advice["ranking"]) == len(PATHS)
+    bands = [BANDS.index(row["band"]) for row in advice["ranking"]]
+    assert bands == sorted(bands)
+    assert advice["verdict"] or advice["ranking"][0]["band"] == "recommended"
+    assert advice["plan"]
+    assert json.loads(advice_json(advice)) == advice
+    assert advice_markdown(advice)
+    assert advice_text(advice, width=80)
+
+
+@settings(max_examples=60, deadline=None)
+@given(cases())
+def test_the_same_case_gives_the_same_bytes(case: Case) -> None:
+    once = advice_json(advise(case).to_dict())
+    again = advice_json(advise(parse_case(dump_case(case))).to_dict())
+    assert once == again
+
+
+@settings(max_examples=100, deadline=None)
+@given(plain_cases)
+def test_the_plan_holds_nothing_blocked(case: Case) -> None:
+    advice = advise(case).to_dict()
+    bands = {row["path"]: row["band"] for row in advice["ranking"]}
+    for stage in advice["plan"]:
+        assert bands.get(stage["path"]) != "ruled-out"
+        assert stage["gate"]["measure"]
+        assert stage["gate"]["stop_when"]
+
+
+@settings(max_examples=60, deadline=None)
+@given(plain_cases)
+def test_a_flip_does_what_it_says(case: Case) -> None:
+    advice = advise(case).to_dict()
+    for row in advice["ranking"][:4]:
+        for flip in row["flips_if"][:4]:
+            changed = decision(case.replace(flip["answer"], flip["value"]))
+            assert changed.bands[row["path"]] == flip["band"] != row["band"]
+            assert changed.outcome == flip["then_first"]
+
+
+# ---- what an expert would insist on
+
+
+@settings(max_examples=400, deadline=None)
+@given(plain_cases)
+def test_closed_weights_leave_only_the_vendors_tuning(case: Case) -> None:
+    bands = decision(case.replace("model.weights", "closed")).bands
+    changing = set(CHART.groups["weights"]) | {"pretrain"}
+    assert {p for p in changing if bands[p] != "ruled-out"} <= VENDOR
+    assert bands["qlora"] == bands["full-ft"] == bands["cpt"] == bands["rl"] == "ruled-out"
+
+
+@settings(max_examples=400, deadline=None)
+@given(plain_cases)
+def test_without_labels_no_supervised_tuning_yet(case: Case) -> None:
+    bands = decision(case.replace("data.labelled", 0)).bands
+    assert all(bands[path] in ("not-yet", "ruled-out") for path in SUPERVISED)
+
+
+@settings(max_examples=400, deadline=None)
+@given(plain_cases)
+def test_live_knowledge_is_never_answered_by_tuning_alone(case: Case) -> None:
+    answer = decision(case.replace("knowledge.changes", "live"))
+    assert answer.top not in TUNING_ONLY
+    assert all(answer.bands[path] in ("not-yet", "ruled-out") for path in TUNING_ONLY)
+
+
+@settings(max_examples=500, deadline=None)
+@given(plain_cases, st.lists(st.sampled_from(THRESHOLDS), min_size=2, max_size=2).map(sorted))
+def test_more_labels_never_lower_tuning(case: Case, labels: list[int]) -> None:
+    few, many = (decision(case.replace("data.labelled", count)) for count in labels)
+    for path in SUPERVISED | set(CHART.groups["weights"]):
+        assert BANDS.index(many.bands[path]) <= BANDS.index(few.bands[path]), path
+    if labels[0] >= 50:  # below that, no supervised path is open at all
+        assert _untuned_ahead(many) <= _untuned_ahead(few)
+
+
+def _untuned_ahead(answer) -> int:
+    tuning = SUPERVISED | set(CHART.groups["weights"])
+    order = [standing.path for standing in answer.standings]
+    best = min(order.index(path) for path in SUPERVISED)
+    return sum(path not in tuning for path in order[:best])
+
+
+@settings(max_examples=300, deadline=None)
+@given(plain_cases)
+def test_pretraining_is_never_offered(case: Case) -> None:
+    assert decision(case).bands["pretrain"] == "ruled-out"
+
+
+@pytest.mark.parametrize("items", [0, None])
+def test_without_an_evaluation_set_measuring_comes_first(items: int | None) -> None:
+    case = parse_case("data: {labelled: 5000}\nbehaviour: {need: high}")
+    advice = advise(case.replace("quality.evaluation_set", items)).to_dict()
+    assert advice["plan"][0]["path"] == "measure-first"
+    assert (advice["verdict"] == "measure-first") == (items == 0)
+
+
+def test_a_met_target_ends_the_search() -> None:
+    case = parse_case("quality: {few_shot: 0.8, target: 0.75, evaluation_set: 200}\ndata: {labelled: 9000}")
+    advice = advise(case).to_dict()
+    assert advice["verdict"] == "good-enough"
+    assert [stage["path"] for stage in advice["plan"]] == ["prompt"]
+
+
+# ---- the questions
+
+
+@settings(max_examples=60, deadline=None)
+@given(plain_cases)
+def test_a_question_that_is_not_live_changes_nothing(case: Case) -> None:
+    before, live = decision(case), set(live_keys(case))  # only blocked paths may still move
+    for key in questions():
+        if key in live or case.given(key):
+            continue
+        for value in alternatives(case, key, CHART):
+            after = decision(case.replace(key, value))
+            assert (after.outcome, _open(after)) == (before.outcome, _open(before)), (key, value)
+
+
+def _open(answer) -> dict[str, str]:
+    return {path: band for path, band in answer.bands.items() if band in BANDS[:2]}
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.data())
+def test_the_flow_ends(data: st.DataObject) -> None:
+    case, asked = Case(), 0
+    while (key := next_question(case)) is not None:
+        values = [None, *alternatives(case, key, CHART)]
+        case = case.replace(key, data.draw(st.sampled_from(values)))
+        asked += 1
+        assert asked <= len(questions())
+    assert live_keys(case) == []
+
+
+# ---- the flowchart file
+
+
+def test_every_row_of_evidence_is_used_and_every_cited_row_exists() -> None:
+    cited = {e for rule in CHART.rules for e in (*rule.evidence, *rule.contradicted_by)}
+    assert cited == set(load_evidence())
+    assert len(cited) >= 60
+
+
+def test_no_rule_cites_a_row_on_both_sides() -> None:
+    for rule in CHART.rules:
+        assert rule.evidence, rule.id
+        assert not set(rule.evidence) & set(rule.contradicted_by), rule.id
+
+
+@pytest.mark.parametrize("rule", CHART.rules, ids=lambda rule: rule.id)
+def test_every_rule_can_fire_and_does_something(rule) -> None:
+    assert rule.effects or rule.warning or rule.verdict
+    for every in rule.when:
+        for condition in every:
+            question = questions().get(condition.key)
+            if question and question.kind == "choice" and not condition.about_unknown:
+                assert any(condition.test(value) for value in question.values), condition
+
+
+def test_every_path_can_be_recommended_or_says_why_not() -> None:
+    raisable = {e.path for r in CHART.rules for e in r.effects if STRENGTHS.get(e.kind, 0) > 0}
+    assert PATHS - raisable == {"pretrain"}
+
+
+def test_the_diagram_names_every_question_and_every_path() -> None:
+    text = diagram()
+    assert text.startswith("flowchart TD")
+    assert all(node.question in text for node in CHART.nodes)
+    assert all(path in text for path in PATHS)
