@@ -104,7 +104,7 @@ def export(root: Path) -> list[str]:
             done.append(f"left {name}: no notebook makes it; move it into one, or delete it")
     return done
 
-# %% ../nbs/cookbook/90_build.ipynb #e29362ae
+# %% ../nbs/cookbook/90_build.ipynb #31ec2f22
 def _first_difference(expected: str, found: str) -> str:
     """The cell marker above the first line that differs, as words."""
     place = "the header"
@@ -134,7 +134,7 @@ def check(root: Path) -> list[str]:
         )
     return problems + dirty_notebooks(root)
 
-
+# %% ../nbs/cookbook/90_build.ipynb #4e271aec
 def _stale(file: str, place: str) -> str:
     if not file.endswith(".py") or file.endswith("_modidx.py"):
         return f"{file}: out of date. Run `make export`."

@@ -80,7 +80,7 @@ def is_local(url: str) -> bool:
     return url.startswith(("file:", "data:", "blob:"))
 
 
-# Some container of the theme scrolls or cuts what is too wide, so the width of the page tells nothing.
+# A container of the theme cuts off what is too wide, so the width of the page tells nothing.
 TOO_WIDE = """() => {
   const scrolls = (e) => ["auto", "scroll"].includes(getComputedStyle(e).overflowX);
   const inside = (e) => {

@@ -22,7 +22,8 @@ from cookbook.notebooks import Cell, directives, is_directive, is_exported, modu
 INLINE_CODE = re.compile(r"(?<![`\[\w])`([A-Za-z_][\w.]*)(?:\(\))?`(?!`)")
 FENCE = re.compile(r"^(```+|~~~+).*?^\1\s*$", re.MULTILINE | re.DOTALL)
 HEADING = re.compile(r"^#{1,6} +(.+)$", re.MULTILINE)
-ROOT_LINK = re.compile(r"\]\((?:\.\./)+([A-Z]+)\.md\)")  # CHANGELOG.md and its like: pages of reference/
+# CHANGELOG.md and its like lie outside the site's source; pages of reference/ show them.
+ROOT_LINK = re.compile(r"\]\((?:\.\./)+([A-Z]+)\.md\)")
 TOCTREE = "```{{toctree}}\n:hidden:\n{pages}\n```"
 
 Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
@@ -183,7 +184,7 @@ def with_tag(cell: dict[str, Any], tag: str) -> dict[str, Any]:
 
 
 def link_names(text: str, names: dict[str, str]) -> str:
-    """`name` outside fences and headings becomes a reference, when one module defines that name."""
+    """`name` outside fences and headings becomes a reference, if one module defines that name."""
     def link(match: re.Match[str]) -> str:
         full = names.get(match[1])
         return f"{{py:obj}}`{match[1]} <{full}>`" if full else match[0]
