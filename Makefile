@@ -29,9 +29,8 @@ demo: .venv/.installed ## advise on the cases in examples/
 	done
 
 test: .venv/.installed ## the notebooks' own tests, then pytest
-	@echo "== notebooks in nbs/advisor and nbs/cookbook"
-	@$(BIN)/nbdev-test nbs/advisor --n-workers 2
-	@$(BIN)/nbdev-test nbs/cookbook --n-workers 2
+	@echo "== notebooks (recipes excepted: pytest runs them)"
+	@$(BIN)/nbdev-test nbs --n-workers 2
 	@echo "== pytest"
 	@$(BIN)/pytest
 

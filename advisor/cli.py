@@ -27,7 +27,7 @@ __all__ = ['EXIT_CODES', 'emit', 'say', 'as_json', 'layout', 'error_text', 'want
            'ask_person', 'ask_command', 'give_advice', 'is_file_name', 'explain_part', 'explain_chart', 'explain_case',
            'draw', 'explain_command', 'chosen_evidence', 'evidence_command', 'schema_command', 'doctor_command']
 
-# %% ../nbs/advisor/11_cli.ipynb #df55f7ce
+# %% ../nbs/advisor/11_cli.ipynb #7eed73b5
 def emit(text: str, output: str | None = None, *, force: bool = False) -> None:
     """Write a result to a file, or to standard output (`-` or None).
 
@@ -43,7 +43,6 @@ def emit(text: str, output: str | None = None, *, force: bool = False) -> None:
         raise AdvisorError("standard output is closed.", hint="-o FILE writes to a file.")
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     click.echo(text.encode(encoding, "replace").decode(encoding), nl=False)
-    sys.stdout.flush()
 
 
 def say(text: str) -> None:
@@ -136,7 +135,7 @@ def _drop_output() -> None:
     with suppress(OSError, ValueError, AttributeError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
-# %% ../nbs/advisor/11_cli.ipynb #be99c3ad
+# %% ../nbs/advisor/11_cli.ipynb #9a99efa0
 class Program(click.Group):
     """The command group; errors become a line and an exit code."""
 
@@ -159,20 +158,17 @@ class Program(click.Group):
             return work()
         sys.exit(guarded(lambda: _quiet_pipe(work), words))
 
-
+# %% ../nbs/advisor/11_cli.ipynb #388e2886
 def _quiet_pipe(work: Callable[[], object]) -> object:
     """Let a reader that stopped reading, such as `head`, end us without a complaint."""
     try:
         return work()
-    except BrokenPipeError:
-        _drop_output()
-    except SystemExit as stop:  # click leaves so on a broken pipe
+    except SystemExit as stop:  # how click leaves on a broken pipe, its streams made quiet
         if stop.code != 1:
             raise
-        _drop_output()
     return 0
 
-# %% ../nbs/advisor/11_cli.ipynb #5dbcac17
+# %% ../nbs/advisor/11_cli.ipynb #6fae66a9
 EXIT_CODES = """\b
 Exit codes:
     0  done, or yes (advice was given, whatever the verdict)
@@ -182,7 +178,7 @@ Exit codes:
   130  interrupted
 """
 
-
+# %% ../nbs/advisor/11_cli.ipynb #822622f2
 @click.group(
     cls=Program,
     epilog=EXIT_CODES,
@@ -382,7 +378,7 @@ def _repeat(**options: Any) -> list[str]:
             words += [option] if value is True else [option, str(value)]
     return words
 
-# %% ../nbs/advisor/11_cli.ipynb #74b3db86
+# %% ../nbs/advisor/11_cli.ipynb #8ef374c3
 def _keeper(words: list[str], folder: str, resume: str | None) -> Callable[[Dialogue], str]:
     from advisor.ask import resume_text
 
@@ -399,7 +395,7 @@ def _save(case: Case, path: str, force: bool, keep: Callable[[], str]) -> None:
             say(kept)
         raise
 
-
+# %% ../nbs/advisor/11_cli.ipynb #0365c2ac
 def _after(dialogue: Dialogue | None, save: str | None, resume: str | None) -> None:
     """Remove a draft whose answers are saved; tell how to get unsaved ones again."""
     if dialogue is None:
@@ -409,7 +405,7 @@ def _after(dialogue: Dialogue | None, save: str | None, resume: str | None) -> N
     if save is None:
         if not resume and dialogue.asked:
             say(f"\nThe same advice again: advisor ask {sets_of(dialogue.case)}")
-    elif resume and is_draft(resume) and not os.path.samefile(resume, save):
+    elif resume and is_draft(resume):
         with suppress(OSError):
             os.unlink(resume)
             say(f"The answers are in {save}; the draft {resume} was removed.")

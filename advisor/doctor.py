@@ -48,7 +48,7 @@ def parse_requirement(line: str) -> Requirement | None:
     extra = _EXTRA.search(match[3] or "")
     return Requirement(match[1], match[2].strip("() "), extra[1] if extra else "core")
 
-# %% ../nbs/advisor/10_doctor.ipynb #0ca38844
+# %% ../nbs/advisor/10_doctor.ipynb #e613bc2a
 def numbers(version: str) -> tuple[int, ...]:
     """`2.13.0+cu128` as (2, 13, 0); empty for a version that does not begin with a number."""
     match = re.match(r"\d+(?:\.\d+)*", version)
@@ -56,7 +56,7 @@ def numbers(version: str) -> tuple[int, ...]:
 
 
 def satisfies(version: str, wanted: str) -> bool:
-    """Whether a version meets `>=2.9,<2.14`, `==1.16.*` or `~=3.3`; other operators count as met."""
+    """Whether a version meets `>=2.9,<2.14`, `==1.16.*` or `~=3.3`; others count as met."""
     return all(
         _meets(numbers(version), clause.strip()) for clause in wanted.split(",") if clause.strip()
     )
@@ -257,7 +257,7 @@ def _recipes(found: Iterable[Mapping[str, Any]]) -> dict[str, str]:
         )
     return _row("recipes on the CPU", "yes", "every package is there", "cookbook list")
 
-# %% ../nbs/advisor/10_doctor.ipynb #f2e48301
+# %% ../nbs/advisor/10_doctor.ipynb #da9b712c
 MIN_CAPABILITY = 6.0  # bitsandbytes 4-bit kernels
 BF16_CAPABILITY = 8.0
 
@@ -281,11 +281,12 @@ def _card(gpu: Mapping[str, Any], count: int) -> list[dict[str, str]]:
             )
         else:
             old = capability is not None and capability < BF16_CAPABILITY
-            why = f"models up to about {size_text(largest_billions(way, memory))} by their weights alone"
+            largest = size_text(largest_billions(way, memory))
+            why = f"models up to about {largest} by their weights alone"
             rows.append(_row(what, "yes", why + ("; no bf16, use fp16" if old else ""), then))
     return rows
 
-
+# %% ../nbs/advisor/10_doctor.ipynb #4e7367bf
 def _capability(text: str | None) -> float | None:
     return float(text) if text and re.fullmatch(r"\d+\.\d+", text) else None
 
@@ -318,7 +319,7 @@ def examine() -> dict[str, Any]:
         "works": works(found, here),
     }
 
-# %% ../nbs/advisor/10_doctor.ipynb #7c19efe2
+# %% ../nbs/advisor/10_doctor.ipynb #ed266854
 GIB = 2**30
 
 
@@ -342,7 +343,7 @@ def doctor_text(examined: Mapping[str, Any]) -> str:
         + "\n"
     )
 
-
+# %% ../nbs/advisor/10_doctor.ipynb #124f3f62
 def _gpu_line(gpu: Mapping[str, Any]) -> str:
     memory = f"{gpu['memory_bytes'] / GIB:.1f} GiB" if gpu["memory_bytes"] else "memory unknown"
     parts = [gpu["name"], memory]

@@ -2,9 +2,9 @@
 
     python benchmarks/exam.py [--cases FILE] [--json] [--save --remark TEXT]
 
-A collection holds scenario facts, what was tried and what scored best. Three are in tests/data:
-published-cases.json (known when the rules were written), more-cases.json (scored blind once, then
-the rules were revised) and blind-cases.json (never looked at when a rule was written).
+A collection holds scenario facts, what was tried and what scored best. tests/data holds
+published-cases.json, known when the rules were written, and more-cases-1, -2 and -3, each written
+without sight of the rules and scored blind once before the rules were revised.
 The advisor sees the scenario only. Each source group weighs one, however many cases it gave.
 Printed beside the score: simple baselines, and a leave-one-group-out run in which every rule that
 rests on the scored group's evidence alone is switched off.

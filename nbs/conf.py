@@ -40,6 +40,8 @@ autodoc_member_order = "bysource"
 python_use_unqualified_type_names = True
 add_module_names = False
 default_role = "code"
+highlight_language = "text"  # a fence without a language is not Python
+smartquotes = False  # they turn --option into a dash
 
 html_theme = "pydata_sphinx_theme"
 html_title = "LLM adaptation advisor"

@@ -136,7 +136,8 @@ def test_without_an_evaluation_set_measuring_comes_first(items: int | None) -> N
 
 
 def test_a_met_target_ends_the_search() -> None:
-    case = parse_case("quality: {few_shot: 0.8, target: 0.75, evaluation_set: 200}\ndata: {labelled: 9000}")
+    scores = "quality: {few_shot: 0.8, target: 0.75, evaluation_set: 200}"
+    case = parse_case(f"{scores}\ndata: {{labelled: 9000}}")
     advice = advise(case).to_dict()
     assert advice["verdict"] == "good-enough"
     assert [stage["path"] for stage in advice["plan"]] == ["prompt"]

@@ -42,7 +42,7 @@ def shell(line: str, cwd: Path = ROOT, **env: str) -> subprocess.CompletedProces
         capture_output=True,
         text=True,
         cwd=cwd,
-        env={**os.environ, **env},
+        env={**os.environ, "PYTHONUNBUFFERED": "", **env},
         stdin=subprocess.DEVNULL,
         timeout=60,
         check=False,
@@ -379,6 +379,9 @@ def test_output_and_save_write_whole_files(tmp_path: Path) -> None:
     assert (done.exit_code, done.stdout, done.stderr) == (0, "", "")
     assert (tmp_path / "advice.md").read_text().startswith("# ")
     assert load_case(tmp_path / "case.yaml") == Case({"task": "code"})
+    done = run("ask", "--set", "task=code", "-o", str(tmp_path / "advice.txt"))
+    assert done.stdout == ""
+    assert "\x1b" not in (tmp_path / "advice.txt").read_text()
     assert (
         run("ask", "--set", "task=code", "-o", "-").stdout
         == run("ask", "--set", "task=code").stdout

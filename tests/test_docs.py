@@ -56,6 +56,11 @@ def browser(site: Path) -> Iterator[Browser]:
         browser.close()
 
 
+def pages(site: Path) -> list[Path]:
+    """Every page; the theme keeps a template among its static files."""
+    return sorted(path for path in site.rglob("*.html") if "_static" not in path.parts)
+
+
 class Reader:
     """A page that remembers everything that went wrong on it."""
 
@@ -121,7 +126,7 @@ def test_page_opens_offline_without_trouble(
 def test_nothing_is_wider_than_a_phone_on_any_page(browser: Browser, site: Path) -> None:
     reader = Reader(browser, SIZES["phone"], "light")
     wide = {}
-    for path in sorted(site.rglob("*.html")):
+    for path in pages(site):
         reader.page.goto(path.as_uri())
         if found := too_wide(reader.page):
             wide[path.relative_to(site).as_posix()] = found[:3]
@@ -135,7 +140,7 @@ def test_every_diagram_is_drawn_and_drawn_again_in_the_other_theme(
 ) -> None:
     reader = Reader(browser, SIZES["desktop"], "light")
     drawn = 0
-    for path in sorted(site.rglob("*.html")):
+    for path in pages(site):
         if 'class="mermaid"' not in path.read_text(encoding="utf-8"):
             continue
         reader.page.goto(path.as_uri())
@@ -164,7 +169,7 @@ def test_search_finds_pages_offline(browser: Browser, site: Path, words: str) ->
 
 
 def test_only_pages_with_a_diagram_load_the_library(site: Path) -> None:
-    for path in site.rglob("*.html"):
+    for path in pages(site):
         text = path.read_text(encoding="utf-8")
         assert ("mermaid.min.js" in text) == ('class="mermaid"' in text), path
 

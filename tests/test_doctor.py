@@ -65,6 +65,7 @@ RECORDED = [
     ("windows line ends", 0, "Tesla T4, 15360 MiB, 535.1, 7.5\r\n",
      [Gpu("Tesla T4", 15360 * MIB, "535.1", "7.5")], ""),
     ("silence", 0, "", [], ""),
+    ("words", 0, "a, b, c, d\n", [], "1 line(s) of nvidia-smi could not be read"),
     ("nonsense", 0, "<html>\n\n", [], "1 line(s) of nvidia-smi could not be read"),
 ]  # fmt: skip
 

@@ -21,6 +21,7 @@ from cookbook.notebooks import Cell, directives, is_directive, is_exported, modu
 
 INLINE_CODE = re.compile(r"(?<![`\[\w])`([A-Za-z_][\w.]*)(?:\(\))?`(?!`)")
 FENCE = re.compile(r"^(```+|~~~+).*?^\1\s*$", re.MULTILINE | re.DOTALL)
+# A heading in a result is no section of the page.
 HEADING = re.compile(r"^#{1,6} +(.+)$", re.MULTILINE)
 # CHANGELOG.md and its like lie outside the site's source; pages of reference/ show them.
 ROOT_LINK = re.compile(r"\]\((?:\.\./)+([A-Z]+)\.md\)")
@@ -148,7 +149,7 @@ def page_cells(
 
 
 def with_diagrams(cell: dict[str, Any]) -> list[dict[str, Any]]:
-    """A result that holds a diagram moves into the page, where diagrams are drawn; headings do not."""
+    """A result that holds a diagram moves into the page, where diagrams are drawn."""
     outputs = cell.get("outputs", [])
     texts = ["".join(o.get("data", {}).get("text/markdown", "")) for o in outputs]
     if not any("```mermaid" in text for text in texts):

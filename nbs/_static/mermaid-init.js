@@ -11,6 +11,7 @@
     startOnLoad: false,
     securityLevel: "strict",
     theme: "base",
+    look: "classic",
     fontFamily: getComputedStyle(document.body).fontFamily,
     flowchart: { wrappingWidth: 260 },
     themeVariables: {
@@ -26,6 +27,14 @@
     },
   });
 
+  // A diagram a little too wide shrinks; a wide one keeps its size, and scrolls.
+  const fit = (diagram) => {
+    const svg = diagram.querySelector("svg");
+    const natural = svg.viewBox.baseVal.width;
+    svg.style.maxWidth = `${natural}px`;
+    svg.style.minWidth = natural > 1.3 * diagram.clientWidth ? `${Math.min(natural, 1400)}px` : "0";
+  };
+
   const draw = async () => {
     if (!mode() || drawn === mode()) return;
     drawn = mode();
@@ -35,6 +44,7 @@
       diagram.textContent = sources[i];
     });
     await mermaid.run({ nodes: diagrams });
+    diagrams.forEach(fit);
   };
   const enqueue = () => { queue = queue.then(draw); };
 
