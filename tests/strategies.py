@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 
-from advisor.case import MAX_NUMBER, MAX_TEXT_CHARS, Answer, Case, Question, questions
+from advisor.case import Case
+from advisor.questions import MAX_NUMBER, MAX_TEXT_CHARS, Answer, Question, questions
 
 # Where rules change their mind, and the ends of the range.
 THRESHOLDS = sorted(

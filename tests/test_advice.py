@@ -10,11 +10,13 @@ from hypothesis import strategies as st
 from strategies import THRESHOLDS, cases
 
 from advisor.advice import advise
-from advisor.case import Case, dump_case, parse_case, questions
+from advisor.case import Case, dump_case, parse_case
 from advisor.decision import BANDS, alternatives, decide, live_keys, next_question
 from advisor.evidence import load_evidence
+from advisor.explain import diagram
 from advisor.flowchart import STRENGTHS, facts, flowchart
-from advisor.render import advice_json, advice_markdown, advice_text, diagram
+from advisor.questions import questions
+from advisor.render import advice_json, advice_markdown, advice_text
 
 CHART = flowchart()
 PATHS = {path.id for path in CHART.paths}

@@ -13,7 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import answers, cases
 
-from advisor.ask import (
+from advisor.ask import plain_front_end, read_move
+from advisor.case import Case, apply_sets, dump_case, load_case
+from advisor.decision import live_keys
+from advisor.dialogue import (
     BACK,
     DRAFT_LINE,
     STOP,
@@ -27,15 +30,12 @@ from advisor.ask import (
     keep_draft,
     leaders,
     next_key,
-    plain_front_end,
     prompt,
-    read_move,
     resume_text,
     sets_of,
 )
-from advisor.case import Case, apply_sets, dump_case, load_case, questions
-from advisor.decision import live_keys
 from advisor.errors import AdvisorError, CaseError
+from advisor.questions import questions
 
 ADVISOR = [str(Path(sys.executable).with_name("advisor")), "ask"]
 START = Dialogue(Case())

@@ -17,20 +17,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import cases
 
-from advisor.case import (
-    Case,
-    allowed,
-    apply_sets,
-    dump_case,
-    example_yaml,
-    json_schema,
-    load_case,
-    parse_case,
-    questions,
-    save_case,
-)
+from advisor.case import Case, apply_sets, dump_case, load_case, parse_case, save_case
 from advisor.errors import AdvisorError, CaseError
 from advisor.files import data_path
+from advisor.questions import allowed, questions
+from advisor.schema import example_yaml, json_schema
 
 TASKS = (
     "classification | extraction | question-answering | summarization | generation | dialogue | code"

@@ -16,10 +16,11 @@ from hypothesis import given, settings
 from strategies import cases
 
 from advisor import __version__
-from advisor.case import Case, dump_case, example_yaml, json_schema, load_case
+from advisor.case import Case, dump_case, load_case
 from advisor.cli import main
 from advisor.evidence import load_evidence
 from advisor.flowchart import flowchart
+from advisor.schema import example_yaml, json_schema
 
 ROOT = Path(__file__).resolve().parent.parent
 ADVISOR = str(Path(sys.executable).with_name("advisor"))
@@ -490,7 +491,7 @@ def test_unexpected_errors_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None
     def explode(*_: object) -> None:
         raise ZeroDivisionError("boom")
 
-    monkeypatch.setattr("advisor.case.json_schema", explode)
+    monkeypatch.setattr("advisor.schema.json_schema", explode)
     failed(
         run("schema"),
         "error: unexpected: ZeroDivisionError: boom\n"
@@ -515,7 +516,7 @@ def test_interrupt(monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("advisor.case.json_schema", interrupt)
+    monkeypatch.setattr("advisor.schema.json_schema", interrupt)
     done = run("schema")
     assert (done.exit_code, done.stdout) == (130, "")
     assert done.stderr.strip() == "Interrupted."

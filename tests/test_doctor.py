@@ -12,23 +12,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from packaging.specifiers import SpecifierSet
 
-from advisor import doctor
 from advisor.doctor import (
-    MIB,
-    Gpu,
-    GpuReport,
     doctor_text,
     examine,
-    gpu_report,
     own_requirements,
     packages,
-    parse_gpu,
-    parse_report,
     parse_requirement,
     satisfies,
     works,
 )
 from advisor.hardware import cards, find_card
+from advisor.machine import MIB, Gpu, GpuReport, gpu_report, parse_gpu, parse_report
 
 FAILED = (
     "NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver. Make sure that"
@@ -111,7 +105,7 @@ def test_the_tool_is_asked_again_without_a_field_it_does_not_know(
 
 def test_a_tool_that_hangs(tmp_path: Path, monkeypatch) -> None:
     fake_tool(tmp_path, "exec sleep 20", monkeypatch)
-    monkeypatch.setattr(doctor, "SECONDS", 0.2)
+    monkeypatch.setattr("advisor.machine.SECONDS", 0.2)
     assert gpu_report() == GpuReport((), "nvidia-smi gave no answer in 0.2 seconds")
 
 
