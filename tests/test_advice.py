@@ -11,12 +11,13 @@ from strategies import THRESHOLDS, cases
 
 from advisor.advice import advise
 from advisor.case import Case, dump_case, parse_case
-from advisor.decision import BANDS, alternatives, decide, live_keys, next_question
+from advisor.decision import BANDS, decide
 from advisor.evidence import load_evidence
 from advisor.explain import diagram
 from advisor.flowchart import STRENGTHS, facts, flowchart
 from advisor.questions import questions
 from advisor.render import advice_json, advice_markdown, advice_text
+from advisor.sensitivity import alternatives, live_keys, next_question, settled
 
 CHART = flowchart()
 PATHS = {path.id for path in CHART.paths}
@@ -151,7 +152,7 @@ def test_a_met_target_ends_the_search() -> None:
 @settings(max_examples=60, deadline=None)
 @given(plain_cases)
 def test_a_question_that_is_not_live_changes_nothing(case: Case) -> None:
-    before, live = decision(case), set(live_keys(case))  # only blocked paths may still move
+    before, live = decision(case), set(live_keys(case))
     for key in questions():
         if key in live or case.given(key):
             continue
@@ -160,8 +161,19 @@ def test_a_question_that_is_not_live_changes_nothing(case: Case) -> None:
             assert (after.outcome, _open(after)) == (before.outcome, _open(before)), (key, value)
 
 
-def _open(answer) -> dict[str, str]:
-    return {path: band for path, band in answer.bands.items() if band in BANDS[:2]}
+def _open(answer) -> set[str]:
+    return {path for path, band in answer.bands.items() if band == "recommended"}
+
+
+@settings(max_examples=40, deadline=None)
+@given(plain_cases, st.data())
+def test_what_is_settled_stays_first(case: Case, data: st.DataObject) -> None:
+    first = settled(case)
+    for key in questions():
+        if first and not case.given(key):
+            values = [None, *alternatives(case, key, CHART)]
+            case = case.replace(key, data.draw(st.sampled_from(values)))
+    assert first is None or decision(case).top == first
 
 
 @settings(max_examples=25, deadline=None)

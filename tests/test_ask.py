@@ -15,7 +15,6 @@ from strategies import answers, cases
 
 from advisor.ask import plain_front_end, read_move
 from advisor.case import Case, apply_sets, dump_case, load_case
-from advisor.decision import live_keys
 from advisor.dialogue import (
     BACK,
     DRAFT_LINE,
@@ -36,6 +35,7 @@ from advisor.dialogue import (
 )
 from advisor.errors import AdvisorError, CaseError
 from advisor.questions import questions
+from advisor.sensitivity import live_keys
 
 ADVISOR = [str(Path(sys.executable).with_name("advisor")), "ask"]
 START = Dialogue(Case())
