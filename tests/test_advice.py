@@ -220,6 +220,6 @@ def test_every_path_can_be_recommended_or_says_why_not() -> None:
 
 def test_the_diagram_names_every_question_and_every_path() -> None:
     text = diagram()
-    assert text.startswith("flowchart TD")
+    assert text.startswith("flowchart LR")
     assert all(node.question in text for node in CHART.nodes)
     assert all(path in text for path in PATHS)

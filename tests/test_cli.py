@@ -558,10 +558,10 @@ def test_explain_a_case() -> None:
 
 def test_diagrams() -> None:
     whole = run("explain", "--diagram").stdout
-    assert whole.startswith("flowchart TD\n")
+    assert whole.startswith("flowchart LR\n")
     file = str(ROOT / "examples" / "support-bot.yaml")
     marked = run("explain", file, "--diagram").stdout
-    assert marked.startswith("flowchart TD\n")
+    assert marked.startswith("flowchart LR\n")
     assert marked != whole
     assert json.loads(run("explain", file, "--diagram", "--json").stdout)["mermaid"] == marked
 

@@ -12,7 +12,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 ROOT = Path(__file__).resolve().parents[1]
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-PAGES = ["index", "explanations/rooms", "advisor/03_case"]
+PAGES = ["index", "explanations/rooms", "advisor/05_case"]
 WITH_DIAGRAM = "explanations/rooms"
 SIZES = {"desktop": (1280, 900), "phone": (390, 844)}
 ARGUMENTS = [

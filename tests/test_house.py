@@ -118,11 +118,13 @@ def test_no_cell_is_switched_off() -> None:
 
 @pytest.mark.parametrize("name", NOTEBOOKS)
 def test_outputs_are_small_text_or_svg(name: str) -> None:
+    # The pages of rules and of evidence are tables of a whole data file, and nothing else.
+    limit = 64_000 if "explanations" in name else 20_000
     for number, cell in enumerate(load(name)["cells"], 1):
         for output in cell.get("outputs", []):
             kinds = {kind for kind in output.get("data", {}) if kind.startswith("image/")}
             assert kinds <= {"image/svg+xml"}, f"cell {number}: {kinds}"
-            assert len(json.dumps(output)) <= 20_000, f"cell {number}"
+            assert len(json.dumps(output)) <= limit, f"cell {number}"
 
 
 @pytest.mark.parametrize("name", MODULES)
