@@ -1,0 +1,154 @@
+"""What the flowchart must hold, one expert's sentence a row: a case, and what has to come out."""
+
+from __future__ import annotations
+
+import pytest
+
+from advisor.advice import advise
+from advisor.case import parse_case
+from advisor.decision import decide
+from advisor.flowchart import facts, flowchart
+
+OPEN = "model: {weights: open}\n"
+NONE = "knowledge: {source: none}\n"
+LABELS = "task: classification\n" + OPEN + NONE
+
+FIRST = {
+    "nothing known: start with a prompt": ("", "prompt"),
+    "private facts: retrieve": ("knowledge: {source: private}", "rag"),
+    "live facts: retrieve, even with many labels": (
+        "task: dialogue\nknowledge: {source: public, changes: live}\ndata: {labelled: 500}",
+        "rag",
+    ),
+    "a small stable corpus fits the prompt": (
+        "knowledge: {source: private, changes: yearly, tokens: 60000}\n"
+        "serving: {cost_pressure: low}",
+        "long-context",
+    ),
+    "facts and plenty of labels: train with retrieved context": (
+        "knowledge: {source: private, changes: never}\ndata: {labelled: 3000}",
+        "rag-ft",
+    ),
+    "a style of one's own: adapters": (
+        OPEN + NONE + "behaviour: {need: high}\ndata: {labelled: 500}",
+        "lora",
+    ),
+    "a style, closed weights: the vendor's tuning": (
+        "model: {weights: closed}\n" + NONE + "behaviour: {need: high}\ndata: {labelled: 500}",
+        "lora",
+    ),
+    "labels by the hundred: a small encoder": (LABELS + "data: {labelled: 400}", "encoder"),
+    "a few labels and dear requests allowed: examples in the prompt": (
+        LABELS + "data: {labelled: 60}\nserving: {cost_pressure: low}",
+        "prompt",
+    ),
+    "memory binds: four bits": (
+        "model: {id: mistralai/Mistral-7B-v0.3, weights: open}\n"
+        + NONE
+        + "behaviour: {need: high}\ndata: {labelled: 900}\n"
+        + "hardware: {gpu: RTX-3060-12GB, count: 1}",
+        "qlora",
+    ),
+    "the last points, with the means": (
+        "task: code\n" + OPEN + NONE + "data: {labelled: 200000}\nteam: {budget: high}",
+        "full-ft",
+    ),
+    "a new language and billions of tokens: go on pre-training": (
+        "task: generation\n"
+        + OPEN
+        + NONE
+        + "domain: {language: unseen}\ndata: {unlabelled_tokens: 20e9}\nteam: {budget: high}",
+        "cpt",
+    ),
+    "the same with labels: pre-train on, then tune": (
+        "task: translation\n"
+        + OPEN
+        + NONE
+        + "domain: {language: unseen}\ndata: {unlabelled_tokens: 20e9, labelled: 20000}",
+        "cpt-ft",
+    ),
+    "preferences: DPO": (
+        "task: dialogue\n" + OPEN + NONE + "data: {preference_pairs: 20000, labelled: 5000}",
+        "dpo",
+    ),
+    "answers a program can check, with the means: reinforcement": (
+        "task: reasoning\n" + OPEN + NONE + "data: {verifiable_reward: true}\nteam: {budget: high}",
+        "rl",
+    ),
+    "the same with a small budget: search the prompt": (
+        "task: reasoning\n"
+        + OPEN
+        + NONE
+        + "behaviour: {need: low}\nteam: {budget: low}\n"
+        + "data: {verifiable_reward: true, labelled: 300}",
+        "prompt-optimisation",
+    ),
+    "harm is possible: safety tuning": (
+        "task: dialogue\n"
+        + OPEN
+        + NONE
+        + "quality: {safety_critical: true}\ndata: {labelled: 800}",
+        "safety-sft",
+    ),
+    "no labels and cheap requests: a teacher labels": (
+        "task: extraction\n" + OPEN + NONE + "data: {labelled: 0}\nserving: {cost_pressure: high}",
+        "distil",
+    ),
+}  # fmt: skip
+
+BLOCKED = {
+    "closed weights leave the vendor's tuning only": (
+        "model: {weights: closed}",
+        ["qlora", "full-ft", "cpt", "cpt-ft", "cpt-rag", "rl"],
+        "ruled-out",
+    ),
+    "pre-training is never for a small team": ("", ["pretrain"], "ruled-out"),
+    "a small raw corpus hurts": (
+        "data: {unlabelled_tokens: 2000000}",
+        ["cpt", "cpt-ft"],
+        "not-yet",
+    ),
+    "no pairs, no DPO": ("data: {preference_pairs: 0}", ["dpo"], "not-yet"),
+    "no labels, no supervised tuning yet": (
+        "data: {labelled: 0}",
+        list(flowchart().groups["supervised"]),
+        "not-yet",
+    ),
+    "free text is no task for an encoder": ("task: dialogue", ["encoder"], "ruled-out"),
+    "a covered domain needs no further pre-training": (
+        "domain: {language: covered}\ndata: {unlabelled_tokens: 50e9}\nmodel: {weights: open}",
+        ["cpt", "cpt-ft"],
+        "not-yet",
+    ),
+}
+
+
+@pytest.mark.parametrize(("text", "path"), FIRST.values(), ids=FIRST.keys())
+def test_what_comes_first(text: str, path: str) -> None:
+    assert decide(facts(parse_case(text)), flowchart()).top == path
+
+
+@pytest.mark.parametrize(("text", "paths", "band"), BLOCKED.values(), ids=BLOCKED.keys())
+def test_what_is_blocked(text: str, paths: list[str], band: str) -> None:
+    bands = decide(facts(parse_case(text)), flowchart()).bands
+    assert {path: bands[path] for path in paths} == dict.fromkeys(paths, band)
+
+
+@pytest.mark.parametrize(
+    ("rule", "text"),
+    [
+        ("tuning-erodes-safety", "data: {labelled: 60}"),
+        ("tune-an-instruct-model", "model: {weights: open}\ndata: {labelled: 60}"),
+        ("naive-stacking-warning", "knowledge: {source: private}\ndata: {labelled: 60}"),
+        ("replay-the-original-mix", "data: {unlabelled_tokens: 1e9}"),
+        ("raw-data", "data: {labelled: 60, quality: raw}"),
+    ],
+)
+def test_what_is_warned_of(rule: str, text: str) -> None:
+    assert rule in [warning["rule"] for warning in advise(parse_case(text)).to_dict()["warnings"]]
+
+
+def test_the_plan_puts_cheap_steps_first_and_brings_what_a_path_stands_on() -> None:
+    text = "task: dialogue\nmodel: {weights: open}\nquality: {evaluation_set: 200}\n"
+    advice = advise(parse_case(text + "data: {preference_pairs: 20000, labelled: 5000}")).to_dict()
+    assert [stage["path"] for stage in advice["plan"]] == ["prompt", "lora", "dpo"]
