@@ -56,11 +56,12 @@ def rule_dict(rule_id: str) -> dict[str, Any]:
         "contradicted_by": list(rule.contradicted_by),
     }
 
-# %% ../nbs/advisor/14_explain.ipynb #c63521de
+# %% ../nbs/advisor/14_explain.ipynb #c1692c0c
 def path_dict(path_id: str) -> dict[str, Any]:
     """A path as plain data, with every rule that speaks about it."""
     path = next(path for path in flowchart().paths if path.id == path_id)
     rules = reasons_for(flowchart().rules, path_id)
+    rules.sort(key=lambda rule: -STRENGTHS.get(rule["effect"], -9))  # what speaks for it first
     return {**vars(path), "needs": list(path.needs), "rules": rules}
 
 
@@ -114,12 +115,13 @@ def case_dict(case: Case) -> dict[str, Any]:
     """A case with every rule against it, as plain data."""
     return {"schema": 1, "case": case.to_dict(), "rules": trace_dict(case)}
 
-# %% ../nbs/advisor/14_explain.ipynb #57f78f1a
+# %% ../nbs/advisor/14_explain.ipynb #588b5dbc
 def evidence_line(row: Evidence) -> str:
     """One row of evidence in a sentence, with how sure it is and where to find it."""
     figure = f" {row.figure}." if row.figure else ""
     note = f" Note: {row.note}" if row.note else ""
-    source = f"{row.source}, {row.year}. {row.url}"
+    year = "" if str(row.year) in row.source else f", {row.year}"
+    source = f"{row.source}{year}. {row.url}"
     return f"{row.id} ({row.kind}, {row.sure}): {row.claim}{figure} {source}{note}"
 
 # %% ../nbs/advisor/14_explain.ipynb #55e45256
@@ -168,11 +170,12 @@ def chart_text(*, width: int = 100, color: bool = False) -> str:
     parts += [heading("Paths, simplest first"), bullets(paths), "", note]
     return printed(parts, width, color)
 
-# %% ../nbs/advisor/14_explain.ipynb #582a823b
+# %% ../nbs/advisor/14_explain.ipynb #7999a833
 def trace_text(case: Case, *, width: int = 100, color: bool = False) -> str:
-    """Every rule against a case."""
+    """Every rule against a case: what fired first, then what waits for an answer."""
     table = grid(None, None, 1)
-    for row in trace_dict(case):
+    order = ["fired", "open", "no"]
+    for row in sorted(trace_dict(case), key=lambda row: order.index(row["state"])):
         waits = f" (waits for {', '.join(row['waits_for'])})" if row["waits_for"] else ""
         table.add_row(row["state"], row["rule"], row["text"] + waits)
     return printed([table], width, color)

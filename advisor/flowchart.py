@@ -287,8 +287,8 @@ def facts(case: Case) -> dict[str, Answer]:
 def _number(value: Answer) -> float | None:
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
 
-# %% ../nbs/advisor/09_flowchart.ipynb #1ea94806
-_SHARES = ("accuracy", "exact", "f1", "precision", "recall", "rate", "pass@", "%")
+# %% ../nbs/advisor/09_flowchart.ipynb #0c2051a8
+_SHARES = ("accuracy", "exact", "f1", "precision", "recall", "rate", "pass@", "percent", "%")
 
 
 def score_share(score: float, target: float | None, metric: Answer) -> float | None:
