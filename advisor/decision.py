@@ -28,7 +28,7 @@ def band_of(score: int, block: str | None) -> str:
         return "not-yet"
     return "recommended" if score >= RECOMMENDED_FROM else "worth-trying"
 
-# %% ../nbs/advisor/10_decision.ipynb #abfc4bdf
+# %% ../nbs/advisor/10_decision.ipynb #91333d7b
 @dataclass(frozen=True)
 class Standing:
     """Where one path stands: its band, and the sum of strengths that ordered it."""
@@ -50,6 +50,12 @@ class Decision:
     def bands(self) -> dict[str, str]:
         """Path -> band."""
         return {standing.path: standing.band for standing in self.standings}
+
+    @property
+    def blocked(self) -> frozenset[str]:
+        """The paths that a rule blocks, for now or for good."""
+        effects = (effect for rule in self.fired for effect in rule.effects)
+        return frozenset(effect.path for effect in effects if effect.kind not in STRENGTHS)
 
     @property
     def top(self) -> str:

@@ -19,7 +19,8 @@ from advisor.questions import Answer, questions
 
 # %% auto #0
 __all__ = ['STRENGTHS', 'BLOCKS', 'VERDICTS', 'DERIVED', 'Condition', 'parse_condition', 'Effect', 'Rule', 'Node', 'Path',
-           'Flowchart', 'parse_flowchart', 'facts', 'score_share', 'flowchart']
+           'Flowchart', 'parse_flowchart', 'facts', 'best_score', 'lower_is_better', 'is_share', 'score_share',
+           'flowchart']
 
 # %% ../nbs/advisor/09_flowchart.ipynb #93d3fb4b
 STRENGTHS: dict[str, int] = {
@@ -82,7 +83,7 @@ def parse_condition(key: str, written: object) -> Condition:
         return _parse_number(key, written)
     raise AdvisorError(f"flowchart: {key}: {written!r} is no condition")
 
-# %% ../nbs/advisor/09_flowchart.ipynb #0aa76fa9
+# %% ../nbs/advisor/09_flowchart.ipynb #5b3bd872
 def _parse_number(key: str, written: str) -> Condition:
     if match := _BOUND.match(written):
         compare, bound = _COMPARE[match[1]], float(match[2])
@@ -90,8 +91,11 @@ def _parse_number(key: str, written: str) -> Condition:
         return Condition(key, written, lambda value: compare(value, bound), (edge,))
     if match := _RANGE.match(written):
         low, high = float(match[1]), float(match[2])
+        if low > high:
+            raise AdvisorError(f"flowchart: {key}: {written!r} is an empty range")
+        edge = low if low > 1 else high  # nobody has one single token, label or pair
         name = f"is {low:,.0f}" if low == high else f"from {low:,.0f} to {high:,.0f}"
-        return Condition(key, name, lambda value: low <= value <= high, (low, high + 1))
+        return Condition(key, name, lambda value: low <= value <= high, (edge, high + 1))
     raise AdvisorError(
         f"flowchart: {key}: {written!r} is no condition",
         hint='write a list of answers, true, false, ">= 100", "50..499" or "unknown"',
@@ -254,9 +258,14 @@ def _check_names(
     if doubles := {name for name in ids if ids.count(name) > 1}:
         raise AdvisorError(f"flowchart: two rules are called {', '.join(sorted(doubles))}")
 
-# %% ../nbs/advisor/09_flowchart.ipynb #387faad5
+# %% ../nbs/advisor/09_flowchart.ipynb #fac53354
 DERIVED: dict[str, tuple[str, ...]] = {
-    "derived.gap": ("quality.target", "quality.prompt_only", "quality.few_shot"),
+    "derived.gap": (
+        "quality.target",
+        "quality.prompt_only",
+        "quality.few_shot",
+        "quality.metric",
+    ),
     "derived.start": (
         "quality.prompt_only",
         "quality.few_shot",
@@ -268,35 +277,54 @@ DERIVED: dict[str, tuple[str, ...]] = {
     "derived.full_memory": ("hardware.gpu", "hardware.count", "model.id"),
 }
 
-# %% ../nbs/advisor/09_flowchart.ipynb #94b5d184
+# %% ../nbs/advisor/09_flowchart.ipynb #d9d3a351
 def facts(case: Case) -> dict[str, Answer]:
     """The answers of a case and the facts derived from them, by dotted key."""
     found: dict[str, Answer] = dict(case.answers)
-    scores = [_number(found.get(f"quality.{name}")) for name in ("prompt_only", "few_shot")]
-    best = max((score for score in scores if score is not None), default=None)
-    target = _number(found.get("quality.target"))
+    metric, target = found.get("quality.metric"), _number(found.get("quality.target"))
+    best, start = best_score(case), _number(found.get("quality.prompt_only"))
     if best is not None and target is not None:
-        found["derived.gap"] = target - best
-    if scores[0] is not None:
-        found["derived.start"] = score_share(scores[0], target, found.get("quality.metric"))
+        found["derived.gap"] = best - target if lower_is_better(metric) else target - best
+    if start is not None and not lower_is_better(metric):
+        found["derived.start"] = score_share(start, target, metric)
     if found.get("hardware.gpu") and found.get("model.weights") != "closed":
         found.update(memory_facts(found))
     return found
 
 
+def best_score(case: Case) -> float | None:
+    """The better of the two scores measured so far; None when nothing was measured."""
+    given = (_number(case.get(f"quality.{name}")) for name in ("prompt_only", "few_shot"))
+    scores = [score for score in given if score is not None]
+    pick = min if lower_is_better(case.get("quality.metric")) else max
+    return pick(scores) if scores else None
+
+
 def _number(value: Answer) -> float | None:
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
 
-# %% ../nbs/advisor/09_flowchart.ipynb #0c2051a8
+# %% ../nbs/advisor/09_flowchart.ipynb #ba97a3ed
 _SHARES = ("accuracy", "exact", "f1", "precision", "recall", "rate", "pass@", "percent", "%")
+
+
+_LOWER = re.compile(r"\b(error|loss|perplexity|ppl|[wct]er|mae|r?mse|latency|toxicity)")
+
+
+def lower_is_better(metric: Answer) -> bool:
+    """Whether a metric of that name falls as the answers get better."""
+    return isinstance(metric, str) and _LOWER.search(metric.lower()) is not None
+
+
+def is_share(metric: Answer) -> bool:
+    """Whether a metric of that name is always a share of right answers."""
+    return isinstance(metric, str) and any(word in metric.lower() for word in _SHARES)
 
 
 def score_share(score: float, target: float | None, metric: Answer) -> float | None:
     """A score as a share of 1, or None where its scale is not certain."""
     if max(score, target or 0.0) <= 1.0:
         return score
-    is_share = isinstance(metric, str) and any(word in metric.lower() for word in _SHARES)
-    return score / 100 if is_share and max(score, target or 0.0) <= 100 else None
+    return score / 100 if is_share(metric) and max(score, target or 0.0) <= 100 else None
 
 # %% ../nbs/advisor/09_flowchart.ipynb #2c0755b1
 @lru_cache

@@ -59,7 +59,7 @@ def _from_decimal(value: Decimal) -> int | float:
         return 10**30
     return int(value) if value == value.to_integral_value() else float(value)
 
-# %% ../nbs/advisor/03_questions.ipynb #0163c5cb
+# %% ../nbs/advisor/03_questions.ipynb #6a1c978d
 @dataclass(frozen=True)
 class Choice:
     """One allowed value and what it means, in plain words."""
@@ -80,6 +80,7 @@ class Question:
     example: Answer = None
     unit: str = ""
     minimum: int | None = None
+    after: str = ""
 
     @property
     def values(self) -> tuple[str, ...]:

@@ -19,7 +19,7 @@ __all__ = ['VERDICTS', 'GIB', 'SHOWN_PATHS', 'SHOWN_FLIPS', 'BAND_STYLES', 'head
            'advice_json', 'advice_markdown', 'gate_line', 'main_reason', 'flip_lines', 'explained', 'unknown_lines',
            'printed', 'advice_text', 'heading', 'grid', 'bullets', 'reasons_table']
 
-# %% ../nbs/advisor/13_render.ipynb #8c4e80ff
+# %% ../nbs/advisor/13_render.ipynb #f85e3cde
 VERDICTS = {
     "measure-first": "First measure: build an evaluation set before changing anything",
     "good-enough": "Good enough: the target is met, stop here",
@@ -29,6 +29,8 @@ VERDICTS = {
 def headline(advice: Mapping[str, Any]) -> str:
     """The answer in one line."""
     best = advice["ranking"][0]
+    if advice["verdict"] == "good-enough" and advice["plan"][-1]["path"] != "prompt":
+        return "Good enough: the target is met, only make it cheaper"
     if advice["verdict"]:
         return VERDICTS[advice["verdict"]]
     return f"{best['name']} ({best['path']})"

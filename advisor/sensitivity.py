@@ -168,7 +168,7 @@ def open_rules(case: Case, chart: Flowchart) -> list[tuple[Rule, frozenset[str]]
             found.append((rule, frozenset(keys)))
     return found
 
-# %% ../nbs/advisor/11_sensitivity.ipynb #270481f5
+# %% ../nbs/advisor/11_sensitivity.ipynb #a7c7f19e
 @dataclass
 class Reach:
     """How far a path may still fall or rise, and whether a rule blocks it or may come to."""
@@ -188,8 +188,8 @@ def reach(case: Case, chart: Flowchart) -> dict[str, Reach]:
     """What the open rules can still do to each path."""
     decision = decide(facts(case), chart)
     found = {s.path: Reach(s.score, s.score) for s in decision.standings}
-    for path, kind in (effect for rule in decision.fired for effect in rule.effects):
-        found[path].blocked |= kind not in STRENGTHS
+    for path in decision.blocked:
+        found[path].blocked = True
     waiting = open_rules(case, chart)
     for rule, keys in waiting:
         for path, kind in rule.effects:
@@ -219,7 +219,7 @@ def _swing(
             swing[path] = (min(low, total), max(high, total))
     return swing
 
-# %% ../nbs/advisor/11_sensitivity.ipynb #2bf8adac
+# %% ../nbs/advisor/11_sensitivity.ipynb #359c9bbe
 def contenders(case: Case, chart: Flowchart) -> set[str]:
     """The paths that may still come first; one of them means that the first choice is settled."""
     order = {path.id: -number for number, path in enumerate(chart.paths)}
@@ -251,9 +251,15 @@ def live_keys(case: Case, chart: Flowchart | None = None) -> list[str]:
     for rule, keys in open_rules(case, chart):
         if rule.verdict or any(path in undecided for path, _ in rule.effects):
             live |= keys
-    return [key for key in questions() if key in live]
+    return [key for key in questions() if key in live and not _pointless(case, key)]
 
-# %% ../nbs/advisor/11_sensitivity.ipynb #70c0db86
+
+def _pointless(case: Case, key: str) -> bool:
+    """Whether a question hangs on another that was answered with none or "don't know"."""
+    before = questions()[key].after
+    return bool(before) and case.given(before) and case.get(before) in (None, "none")
+
+# %% ../nbs/advisor/11_sensitivity.ipynb #611d7614
 def next_question(case: Case, chart: Flowchart | None = None) -> str | None:
     """The key of the live question whose answers move the advice most; None when none can."""
     chart = chart or flowchart()
@@ -265,4 +271,6 @@ def next_question(case: Case, chart: Flowchart | None = None) -> str | None:
         for value in alternatives(case, key, chart)
     ]
     ranked = [unknown.key for unknown in unknowns(case, decision, tried) if unknown.key in live]
-    return next(iter([*ranked, *live]), None)
+    chosen = next(iter([*ranked, *live]), None)
+    before = questions()[chosen].after if chosen else ""
+    return before if before and not case.given(before) else chosen

@@ -126,7 +126,10 @@ def with_baseline(row: Mapping[str, Any], case: Case) -> Case:
 
 @dataclass(frozen=True)
 class Result:
-    """One case: what was put first, whether it is accepted, and how much was lost."""
+    """One case: what was put first, whether it is accepted, and how much was lost.
+
+    `new_source` says that no row of the evidence came from its paper when the case was written.
+    """
 
     id: str
     group: str
@@ -136,6 +139,7 @@ class Result:
     hit: bool
     regret: float | None
     metric: str
+    new_source: bool
     reasons: tuple[str, ...]
 
 
@@ -177,8 +181,8 @@ def _result(
     reasons: tuple[str, ...] = (),
 ) -> Result:
     group, accept = row["group"], tuple(row["accept"])
-    weight = 1 / sizes[group]
-    return Result(row["id"], group, weight, top, accept, hit, regret, row["metric"], reasons)
+    weight, new = 1 / sizes[group], row.get("notes", "").startswith("[new-source]")
+    return Result(row["id"], group, weight, top, accept, hit, regret, row["metric"], new, reasons)
 
 
 def _group_sizes(rows: Iterable[Mapping[str, Any]]) -> dict[str, int]:
@@ -235,11 +239,19 @@ def report(table: Mapping[str, list[Result]]) -> str:
         hits = sum(result.hit for result in results)
         lines.append(f"{name:34} {score(results):5.3f}  {hits:>2}/{count}  {mean}")
     lines += ["", _switched_off({result.group for result in next(iter(table.values()))})]
+    if new := new_sources(table["advisor"]):
+        lines.append(f"of these, from papers not in the evidence: {new[0]} of {new[1]} passed")
     for name in [name for name in table if name not in BASELINES]:
         misses = [result for result in table[name] if not result.hit]
         lines += ["", f"misses of '{name}':" if misses else f"'{name}' misses none"]
         lines += [line for miss in misses for line in _miss_lines(miss)]
     return "\n".join(lines)
+
+
+def new_sources(results: Iterable[Result]) -> tuple[int, int] | None:
+    """Hits and cases among those whose paper was not in the evidence; None where nothing says."""
+    new = [result.hit for result in results if result.new_source]
+    return (sum(new), len(new)) if new else None
 
 
 def _switched_off(groups: set[str]) -> str:
@@ -294,7 +306,8 @@ def main() -> int:
 
         scores = {name: round(row["score"], 4) for name, row in data.items()}
         count, name = len(table["advisor"]), options.cases.name
-        figures = {"collection": name, "cases": count, "remark": options.remark, "scores": scores}
+        figures = {"collection": name, "cases": count, "remark": options.remark}
+        figures |= {"new_sources": new_sources(table["advisor"]), "scores": scores}
         append("exam", figures)
     return 0
 

@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import json
 import platform
+import subprocess
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).resolve().parent / "results"
+
+
+def _commit() -> str | None:
+    """The commit of the advisor that was measured; None outside a repository."""
+    import advisor
+
+    command = ["git", "-C", next(iter(advisor.__path__)), "rev-parse", "--short=10", "HEAD"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return done.stdout.strip() or None
 
 
 def append(name: str, figures: dict[str, Any], packages: tuple[str, ...] = ()) -> Path:
@@ -21,6 +31,7 @@ def append(name: str, figures: dict[str, Any], packages: tuple[str, ...] = ()) -
     rows.append(
         {
             "date": date.today().isoformat(),
+            "commit": _commit(),
             "python": platform.python_version(),
             "machine": f"{platform.system()} {platform.machine()}",
             "versions": {p: version(p) for p in ("llm-adaptation-advisor", *packages)},

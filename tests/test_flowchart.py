@@ -6,7 +6,7 @@ import pytest
 
 from advisor.advice import advise
 from advisor.case import parse_case
-from advisor.decision import decide
+from advisor.decision import because, decide
 from advisor.flowchart import facts, flowchart
 
 OPEN = "model: {weights: open}\n"
@@ -97,29 +97,31 @@ FIRST = {
 }  # fmt: skip
 
 BLOCKED = {
-    "closed weights leave the vendor's tuning only": (
+    "closed-weights": (
         "model: {weights: closed}",
         ["qlora", "full-ft", "cpt", "cpt-ft", "cpt-rag", "rl"],
         "ruled-out",
     ),
-    "pre-training is never for a small team": ("", ["pretrain"], "ruled-out"),
-    "a small raw corpus hurts": (
+    "never-pretrain": ("", ["pretrain"], "ruled-out"),
+    "small-raw-corpus-hurts": (
         "data: {unlabelled_tokens: 2000000}",
         ["cpt", "cpt-ft"],
         "not-yet",
     ),
-    "no pairs, no DPO": ("data: {preference_pairs: 0}", ["dpo"], "not-yet"),
-    "no labels, no supervised tuning yet": (
-        "data: {labelled: 0}",
-        list(flowchart().groups["supervised"]),
-        "not-yet",
-    ),
-    "free text is no task for an encoder": ("task: dialogue", ["encoder"], "ruled-out"),
-    "a covered domain needs no further pre-training": (
-        "domain: {language: covered}\ndata: {unlabelled_tokens: 50e9}\nmodel: {weights: open}",
+    "no-pairs-no-dpo": ("data: {preference_pairs: 0}", ["dpo"], "not-yet"),
+    "no-labels": ("data: {labelled: 0}", list(flowchart().groups["supervised"]), "not-yet"),
+    "not-a-label-task": ("task: dialogue", ["encoder"], "ruled-out"),
+    "domain-covered": (
+        "domain: {language: covered}\ndata: {unlabelled_tokens: 50e9}",
         ["cpt", "cpt-ft"],
         "not-yet",
     ),
+    "live-knowledge": (
+        "knowledge: {changes: live}",
+        list(flowchart().groups["tuning_only"]),
+        "not-yet",
+    ),
+    "retrieval-without-need": ("knowledge: {source: none}", ["rag", "long-context"], "not-yet"),
 }
 
 
@@ -128,10 +130,12 @@ def test_what_comes_first(text: str, path: str) -> None:
     assert decide(facts(parse_case(text)), flowchart()).top == path
 
 
-@pytest.mark.parametrize(("text", "paths", "band"), BLOCKED.values(), ids=BLOCKED.keys())
-def test_what_is_blocked(text: str, paths: list[str], band: str) -> None:
-    bands = decide(facts(parse_case(text)), flowchart()).bands
-    assert {path: bands[path] for path in paths} == dict.fromkeys(paths, band)
+@pytest.mark.parametrize(("rule", "row"), BLOCKED.items(), ids=BLOCKED.keys())
+def test_what_is_blocked_and_by_which_rule(rule: str, row: tuple[str, list[str], str]) -> None:
+    text, paths, band = row
+    decision = decide(facts(parse_case(text)), flowchart())
+    assert {path: decision.bands[path] for path in paths} == dict.fromkeys(paths, band)
+    assert all(rule in [r["rule"] for r in because(decision, path)] for path in paths)
 
 
 @pytest.mark.parametrize(
