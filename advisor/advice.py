@@ -81,7 +81,7 @@ def _missing_needs(
         if by_id[need].family not in families and need not in decision.blocked:
             yield need
 
-# %% ../nbs/advisor/12_advice.ipynb #ec1236f9
+# %% ../nbs/advisor/12_advice.ipynb #9b564b04
 def half_width(share: float, items: int) -> float:
     """Half-width of the 95 % normal interval of a share measured on `items` items."""
     return 1.96 * sqrt(share * (1 - share) / items)
@@ -99,7 +99,8 @@ def _noise(case: Case) -> str:
 
 def _target_share(case: Case) -> float | None:
     target, metric = case.get("quality.target"), case.get("quality.metric")
-    if not isinstance(target, int | float) or (metric and not is_share(metric)):
+    known = not metric or (is_share(metric) and not lower_is_better(metric))
+    if not isinstance(target, int | float) or not known:
         return None
     share = score_share(float(target), None, metric)
     return share if share is not None and share <= 1 else None
@@ -135,7 +136,7 @@ def _goal(case: Case, path: Path, verdict: str | None) -> str:
         return f"stays at {aim} or {side}: nothing else is left to do"
     return "is good enough for users" if target is None else f"is {aim} or {side}"
 
-# %% ../nbs/advisor/12_advice.ipynb #a7bcc54d
+# %% ../nbs/advisor/12_advice.ipynb #c50cc2ab
 ENOUGH_ITEMS = 100
 
 
@@ -162,7 +163,7 @@ def _why(case: Case, decision: Decision, path: str) -> str:
     why = str(reasons[0]["text"]) if reasons else "A later stage stands on it."
     named = {"prompt_only": "without examples", "few_shot": "with a few examples"}
     scores = {words: case.get(f"quality.{key}") for key, words in named.items()}
-    measured = [f"{score} {words}" for words, score in scores.items() if score is not None]
+    measured = [f"{s:g} {words}" for words, s in scores.items() if isinstance(s, int | float)]
     return f"{why} Measured: {', '.join(measured)}." if path == "prompt" and measured else why
 
 # %% ../nbs/advisor/12_advice.ipynb #ad1a5a0c
