@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from advisor.advice import advise
@@ -9,6 +11,7 @@ from advisor.case import parse_case
 from advisor.decision import because, decide
 from advisor.flowchart import facts, flowchart
 
+ROOT = Path(__file__).resolve().parent.parent
 OPEN = "model: {weights: open}\n"
 NONE = "knowledge: {source: none}\n"
 LABELS = "task: classification\n" + OPEN + NONE
@@ -150,6 +153,11 @@ def test_what_is_blocked_and_by_which_rule(rule: str, row: tuple[str, list[str],
 )
 def test_what_is_warned_of(rule: str, text: str) -> None:
     assert rule in [warning["rule"] for warning in advise(parse_case(text)).to_dict()["warnings"]]
+
+
+def test_a_recipe_that_a_path_names_is_a_notebook_of_ours() -> None:
+    recipes = {path.stem for path in (ROOT / "nbs" / "recipes").glob("[!.]*.ipynb")}
+    assert {path.recipe for path in flowchart().paths if path.recipe} <= recipes
 
 
 def test_the_plan_puts_cheap_steps_first_and_brings_what_a_path_stands_on() -> None:
