@@ -258,7 +258,7 @@ def _check_names(
     if doubles := {name for name in ids if ids.count(name) > 1}:
         raise AdvisorError(f"flowchart: two rules are called {', '.join(sorted(doubles))}")
 
-# %% ../nbs/advisor/09_flowchart.ipynb #fac53354
+# %% ../nbs/advisor/09_flowchart.ipynb #63b66ad8
 DERIVED: dict[str, tuple[str, ...]] = {
     "derived.gap": (
         "quality.target",
@@ -266,12 +266,7 @@ DERIVED: dict[str, tuple[str, ...]] = {
         "quality.few_shot",
         "quality.metric",
     ),
-    "derived.start": (
-        "quality.prompt_only",
-        "quality.few_shot",
-        "quality.target",
-        "quality.metric",
-    ),
+    "derived.start": ("quality.prompt_only", "quality.target", "quality.metric"),
     "derived.lora_memory": ("hardware.gpu", "hardware.count", "model.id"),
     "derived.qlora_memory": ("hardware.gpu", "hardware.count", "model.id"),
     "derived.full_memory": ("hardware.gpu", "hardware.count", "model.id"),
