@@ -1,0 +1,316 @@
+"""The simulator against real tensors, published runs, and itself at full depth."""
+
+from __future__ import annotations
+
+import gc
+from contextlib import ExitStack, nullcontext
+from typing import Any
+
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("peft")
+pytest.importorskip("trl")
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+
+from advisor.errors import AdvisorError
+from advisor.training_run import TrainingRun, resolved
+from cookbook.cuda_paths import (
+    AllValid,
+    CudaAutocast,
+    attention_backend,
+    cuda_paths,
+    kernel_bytes,
+    triton_head,
+)
+from cookbook.simulate import extend, layer_plan, simulate, to_dict, trace
+from cookbook.tracker import MemoryTracker
+from cookbook.training_step import build, optimizer_temporaries, replace_tensors, run_step
+
+TINY = {
+    "model_type": "llama", "vocab_size": 96, "hidden_size": 64, "intermediate_size": 160,
+    "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
+    "max_position_embeddings": 256,
+}  # fmt: skip
+MISTRAL_7B = {
+    "model_type": "mistral", "vocab_size": 32000, "hidden_size": 4096,
+    "intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32,
+    "num_key_value_heads": 8, "sliding_window": None,
+}  # fmt: skip
+LLAMA_31_8B = {
+    "model_type": "llama", "vocab_size": 128256, "hidden_size": 4096,
+    "intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+}  # fmt: skip
+QKVO = ("q_proj", "k_proj", "v_proj", "o_proj")
+ALL = ("all-linear",)
+SMALL = {"seq_len": 24, "batch": 2}
+
+
+def step(config: dict[str, Any], run: TrainingRun, real: bool) -> dict[str, int]:
+    """Peaks of one step in plain bytes, on real CPU tensors or on fake ones."""
+    run, _ = resolved(run)
+    built = build(config, run, None)
+    with ExitStack() as stack:
+        stack.enter_context(cuda_paths("native"))
+        if run.loss == "chunked":
+            stack.enter_context(triton_head())
+        if not real:
+            stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
+        stack.enter_context(CudaAutocast())
+
+        def new(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+            return torch.zeros(shape, dtype=dtype)
+
+        for model in filter(None, (built.model, built.reference)):
+            replace_tensors(model, lambda tensor: new(tuple(tensor.shape), tensor.dtype))
+        tracker = MemoryTracker(
+            "cpu", block_bytes=1, vocabulary=96, only=None if real else FakeTensor
+        )
+        run_step(built, run, tracker, new)
+    found = {f"{phase} {part}": peak.allocated_bytes for (phase, part), peak in tracker.peaks.items()}
+    del built
+    gc.collect()
+    return found | tracker.marks
+
+
+REAL = {
+    "full": TrainingRun(method="full", precision="bf16", loss="full", **SMALL),
+    "full, no checkpoints": TrainingRun(
+        method="full", precision="fp32", loss="full", gradient_checkpointing=False, **SMALL
+    ),
+    "lora, dropout": TrainingRun(precision="bf16", loss="full", lora_dropout=0.1, **SMALL),
+    "lora, all, no checkpoints": TrainingRun(
+        precision="bf16", lora_targets=ALL, gradient_checkpointing=False, **SMALL
+    ),
+    "qlora": TrainingRun(method="qlora", precision="bf16", loss="full", **SMALL),
+    "qlora, float32 stream": TrainingRun(
+        method="qlora", precision="bf16", kbit_fp32=True, double_quant=True, **SMALL
+    ),
+    "chunked, trained embeddings": TrainingRun(
+        precision="bf16", train_embeddings=True, padded=False, **SMALL
+    ),
+    "eager": TrainingRun(precision="bf16", attention="eager", loss="full", **SMALL),
+    "autocast": TrainingRun(method="full", loss="full", **SMALL),
+    "autocast, lora, chunked": TrainingRun(gradient_checkpointing=False, **SMALL),
+    "dpo": TrainingRun(method="dpo", **SMALL),
+    "dpo, lora": TrainingRun(method="dpo", lora_rank=4, precision="bf16", **SMALL),
+}
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_fake_tensors_count_what_real_ones_do(name: str) -> None:
+    fake, real = step(TINY, REAL[name], False), step(TINY, REAL[name], True)
+    assert fake == real
+    assert real["after forward"] > real["static"] > 0
+
+
+# ---------------------------------------------------------------- published and traced figures
+PACKED = {"seq_len": 4096, "batch": 4, "precision": "bf16", "loss": "full", "padded": False}
+
+
+@pytest.mark.parametrize(
+    ("gigabytes", "run"),
+    [
+        (72.435, TrainingRun(method="full", optimizer="adamw", **PACKED)),
+        (26.705, TrainingRun(lora_targets=QKVO, lora_dropout=0.1, optimizer="adamw", **PACKED)),
+        (16.374, TrainingRun(
+            method="qlora", lora_targets=QKVO, lora_dropout=0.1, optimizer="adamw",
+            double_quant=True, adapter_dtype="fp32", **PACKED,
+        )),
+    ],
+    ids=["full", "lora", "qlora"],
+)  # fmt: skip
+def test_published_peaks_of_mistral_7b(gigabytes: float, run: TrainingRun) -> None:
+    """torch.cuda.max_memory_allocated, foundation-model-stack/fms-acceleration, A100."""
+    found = simulate(MISTRAL_7B, run).allocated_peak_bytes / 1e9
+    assert found == pytest.approx(gigabytes, rel=0.012)
+    assert found <= gigabytes  # the workspace of cuBLAS is not in it
+
+
+@pytest.mark.parametrize(
+    ("per_token", "run"),
+    [
+        (200_841, {"method": "full"}),
+        (172_297, {"lora_targets": ("q_proj", "v_proj"), "lora_dropout": 0.0}),
+        (180_489, {"lora_targets": ("q_proj", "v_proj"), "lora_dropout": 0.1}),
+        (147_657, {"lora_targets": ("q_proj", "v_proj"), "lora_dropout": 0.0,
+                   "adapter_dtype": "bf16"}),
+        (295_497, {"lora_targets": ALL, "lora_dropout": 0.0}),
+        (334_409, {"lora_targets": ALL, "lora_dropout": 0.1}),
+    ],
+)  # fmt: skip
+def test_bytes_one_layer_keeps_for_a_token(per_token: int, run: dict[str, Any]) -> None:
+    """Llama-3.1-8B at 1,024 tokens; figures traced independently, and by hand from the code."""
+    wanted = TrainingRun(
+        **{"seq_len": 1024, "batch": 1, "precision": "bf16", "loss": "full", "lora_rank": 16,
+           "gradient_checkpointing": False, "padded": False, "optimizer": "sgd", **run}
+        if run.get("method") != "full"
+        else {"seq_len": 1024, "batch": 1, "precision": "bf16", "loss": "full", "method": "full",
+              "gradient_checkpointing": False, "padded": False, "optimizer": "sgd"}
+    )  # fmt: skip
+    two, three = (trace(LLAMA_31_8B, resolved(wanted)[0], depth) for depth in (2, 3))
+    kept = [each.after_forward_bytes - each.static_bytes for each in (two, three)]
+    assert (kept[1] - kept[0]) / 1024 == pytest.approx(per_token, abs=1)
+
+
+# ---------------------------------------------------------------------------- extension by layers
+DEEP = {**TINY, "num_hidden_layers": 7}
+GEMMA2 = {
+    "model_type": "gemma2", "vocab_size": 96, "hidden_size": 64, "intermediate_size": 160,
+    "num_hidden_layers": 8, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16,
+    "sliding_window": 8,
+}  # fmt: skip
+MIXTRAL = {**TINY, "model_type": "mixtral", "num_hidden_layers": 5, "num_local_experts": 4}
+
+
+@pytest.mark.parametrize(
+    ("config", "run"),
+    [
+        (DEEP, TrainingRun(lora_targets=ALL, seq_len=64, batch=2)),
+        (DEEP, TrainingRun(method="full", seq_len=64, batch=4, optimizer="adamw", precision="bf16")),
+        (DEEP, TrainingRun(method="dpo", seq_len=64, batch=2, gradient_checkpointing=False)),
+        (DEEP, TrainingRun(method="qlora", seq_len=2048, batch=1, precision="bf16")),
+        (GEMMA2, TrainingRun(method="full", seq_len=64, batch=2, padded=False)),
+        (MIXTRAL, TrainingRun(method="full", seq_len=64, batch=2, precision="bf16")),
+    ],
+    ids=["lora", "full", "dpo", "qlora", "gemma2", "mixtral"],
+)
+def test_few_layers_extend_to_all(config: dict[str, Any], run: TrainingRun) -> None:
+    short, whole = simulate(config, run), simulate(config, run, whole=True)
+    assert len(short.layers_traced) == 2 and len(whole.layers_traced) == 1
+    for name, moment in whole.phases.items():
+        assert short.phases[name].allocated_bytes == moment.allocated_bytes, name
+    assert to_dict(short)["terms"] == to_dict(whole)["terms"]
+    assert short.peak_at == whole.peak_at
+    assert sum(short.terms.values()) == short.allocated_peak_bytes
+
+
+def test_the_plan_keeps_the_end_of_the_stack() -> None:
+    assert layer_plan(["a"] * 32) == (2, 3)
+    assert layer_plan(["a", "b"] * 4) == (4, 6)
+    assert layer_plan(["dense"] + ["moe"] * 26) == (3, 4)
+    assert layer_plan((["s"] * 5 + ["f"]) * 4 + ["s"] * 2) == (14, 20)
+    assert layer_plan(["a", "b", "c"]) is None
+
+
+# ------------------------------------------------------------------------------------ the CUDA paths
+def heads(number: int, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
+    return torch.empty(1, number, 256, 64, dtype=dtype, device="meta")
+
+
+def test_the_attention_kernel_cuda_would_take() -> None:
+    mask = torch.empty(1, 1, 256, 256, dtype=torch.bool, device="meta")
+    half, single = torch.bfloat16, torch.float32
+
+    def chosen(kv: int, dtype: torch.dtype, given: Any, grouped: bool) -> str:
+        key = heads(kv, dtype)
+        return attention_backend(heads(8, dtype), key, key, given, grouped=grouped, prefer="flash")
+
+    assert chosen(8, half, None, False) == "flash"
+    assert chosen(2, half, None, True) == "flash"
+    assert chosen(8, half, mask, False) == "efficient"
+    assert chosen(8, single, None, False) == "efficient"
+    assert chosen(2, single, None, True) == "math"
+
+
+def test_bytes_inside_the_flash_kernel() -> None:
+    query, key = heads(8), heads(2)
+    func = torch.ops.aten._scaled_dot_product_flash_attention_backward.default
+    rows = 8 * 256
+    expected = 4 * rows + 4 * rows * 64 + 2 * 2 * rows * 64
+    assert kernel_bytes(func, (query, query, key), {}) == expected
+    assert kernel_bytes(torch.ops.aten.add.Tensor, (query, key), {}) == 0
+
+
+def test_a_long_batch_counts_the_dequantised_weight() -> None:
+    import bitsandbytes  # noqa: F401  defines the operation
+
+    func = torch.ops.bitsandbytes.gemm_4bit.default
+    packed, scales = torch.empty(512, 1), torch.empty(16)
+
+    def seen(rows: int, **more: Any) -> int:
+        given = (torch.empty(rows, 16, dtype=torch.bfloat16), packed, [64, 16], scales, 64, "nf4")
+        return kernel_bytes(func, given, more)
+
+    assert (seen(1536), seen(1537)) == (0, 64 * 16 * 2)
+    assert seen(1537, absmax_8bit=scales) == 64 * 16 * 2 + 4 * 16
+
+
+def test_bytes_inside_kernels_count_for_the_peak_only() -> None:
+    run = TrainingRun(method="qlora", precision="bf16", seq_len=2048, batch=1)
+    wide = {**TINY, "hidden_size": 4096, "intermediate_size": 8192}
+    found = trace(wide, resolved(run)[0], 2).moments["forward", "layer 0"]
+    assert found.terms["inside kernels"] == 4096 * 8192 * 2
+    assert found.allocated_bytes > found.traced_bytes
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "adafactor", "sgd"])
+def test_optimizer_temporaries_on_real_tensors(optimizer: str) -> None:
+    from transformers.optimization import Adafactor
+
+    parameters = [torch.nn.Parameter(torch.ones(size)) for size in ((300, 200), (500,), (64, 64))]
+    for each in parameters:
+        each.grad = torch.ones_like(each)
+    made: Any = {
+        "adamw": lambda: torch.optim.AdamW(parameters, foreach=True),
+        "adafactor": lambda: Adafactor(
+            parameters, lr=1e-4, scale_parameter=False, relative_step=False
+        ),
+        "sgd": lambda: torch.optim.SGD(parameters, foreach=True),
+    }[optimizer]()
+    made.step()
+    tracker = MemoryTracker("cpu")
+    states = [value for each in parameters for value in made.state[each].values()]
+    for tensor in [*parameters, *(each.grad for each in parameters), *states]:
+        if isinstance(tensor, torch.Tensor):
+            tracker.register(tensor, "known")
+    before = tracker.current_bytes
+    with tracker:
+        tracker.enter_phase("optimizer")
+        made.step()
+    seen = tracker.peaks["optimizer", ""].allocated_bytes - before
+    assert abs(optimizer_temporaries(optimizer, parameters) - seen) <= 4096  # scalars on the CPU
+
+
+# ------------------------------------------------------------------------------------ what it refuses
+@pytest.mark.parametrize(
+    ("config", "code"),
+    [
+        ({"model_type": "bert"}, 3),
+        ({"model_type": "t5"}, 3),
+        ({"model_type": "bart"}, 3),
+        ({"model_type": "gemma3"}, 3),
+        ({"model_type": "mamba"}, 3),
+        ({"model_type": "qwen3_next"}, 3),
+        ({"model_type": "no-such-model"}, 3),
+        ({}, 3),
+        ({**TINY, "hidden_size": "wide"}, 2),
+    ],
+    ids=str,
+)
+def test_refusals(config: dict[str, Any], code: int) -> None:
+    with pytest.raises(AdvisorError) as caught:
+        simulate(config, TrainingRun(**SMALL))
+    assert caught.value.exit_code == code
+    assert "\n" not in caught.value.message
+
+
+def test_targets_peft_does_not_find() -> None:
+    with pytest.raises(AdvisorError, match="PEFT refuses"):
+        simulate(TINY, TrainingRun(lora_targets=("nowhere",), **SMALL))
+
+
+def test_nothing_stays_patched() -> None:
+    before = torch.nn.functional.dropout
+    with cuda_paths("flash"), triton_head(), AllValid(), nullcontext():
+        assert torch.nn.functional.dropout is not before
+    assert torch.nn.functional.dropout is before
+
+
+def test_extension_needs_the_same_parts() -> None:
+    run = resolved(TrainingRun(**SMALL))[0]
+    two, three = trace(DEEP, run, 2), trace(DEEP, run, 3)
+    assert extend(two, three, 0).static_bytes == three.static_bytes
