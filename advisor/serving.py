@@ -149,7 +149,7 @@ def check_serving(serving: Serving) -> None:
             f"({serving.prompt_tokens} tokens)."
         )
 
-# %% ../nbs/advisor/36_serving.ipynb #d26ff246
+# %% ../nbs/advisor/36_serving.ipynb #04f6e268
 @dataclass(frozen=True)
 class ServingMemory:
     """Bytes on the device while serving; `terms` are the typical bytes of each part."""
@@ -165,7 +165,7 @@ class ServingMemory:
         """The estimate as JSON values."""
         return {"schema": 1} | asdict(self) | {"assumptions": list(self.assumptions)}
 
-
+# %% ../nbs/advisor/36_serving.ipynb #2ab87676
 def serving_memory(model: Model, serving: Serving) -> ServingMemory:
     """Memory for serving a model, low to high, with the typical bytes of each part."""
     shape = model.shape

@@ -70,7 +70,7 @@ def training_flops_per_token(shape: Shape, run: TrainingRun) -> float:
         total += forward - 2.0 * shape.vocab_size * shape.hidden_size + adapters
     return total + (forward if run.method == "dpo" else 0.0)
 
-# %% ../nbs/advisor/37_speed.ipynb #211078f3
+# %% ../nbs/advisor/37_speed.ipynb #eb4aae94
 @dataclass(frozen=True)
 class Measured:
     """A published speed: `tokens_per_s` per GPU (train: trained, prefill: read, else: written)."""
@@ -96,7 +96,7 @@ class Measured:
         """Tokens that one GPU works on at once."""
         return self.batch * self.prompt_tokens
 
-
+# %% ../nbs/advisor/37_speed.ipynb #e5bfce2f
 def csv_rows(name: str) -> list[dict[str, str]]:
     """The rows of a table in advisor/data/."""
     import csv

@@ -44,6 +44,7 @@ class Peer:
     claims: str
     argument: str = ""
     environment: str = ""
+    own: str = ""  # what the sources of its own measurements have in common
 
 
 PEERS = {
@@ -51,11 +52,13 @@ PEERS = {
         "canifinetune.py",
         ("canifinetune==0.4.1",),
         "allocated: sum of its components; reserved: its total less the safety margin",
+        own="can-i-finetune-this",
     ),
     "fitcheck-llm": Peer(
         "fitcheck.py",
         ("fitcheck-llm==0.3.1",),
         "allocated: its tensors tier; device: its process total",
+        own="fitcheck-llm",
     ),
     "accelerate estimate-memory": Peer(
         "accelerate.py",
@@ -145,7 +148,6 @@ def ask(name: str, peer: Peer, asked: list[dict[str, Any]]) -> dict[str, Any]:
 def ours(rows: list[Row]) -> dict[str, Any]:
     """Our own answers in the same form."""
     from advisor.memory import estimate
-
     from advisor.shapes import find_model
 
     answers: dict[str, Any] = {}
@@ -160,7 +162,7 @@ def ours(rows: list[Row]) -> dict[str, Any]:
 
 
 def score(rows: list[Row], answers: dict[str, Any], metric: str) -> dict[str, Any]:
-    """Rows answered and absolute errors for one metric; the sharded rows apart."""
+    """Rows answered and absolute errors for one metric."""
     errors = []
     asked = [row for row in rows if row.metric == metric]
     for row in asked:
@@ -172,6 +174,12 @@ def score(rows: list[Row], answers: dict[str, Any], metric: str) -> dict[str, An
         figures["median_percent"] = round(median(errors), 2)
         figures["worst_percent"] = round(max(errors), 2)
     return figures
+
+
+def away(rows: list[Row], name: str) -> list[Row]:
+    """The rows that the peer did not measure (and may have been fitted to) itself."""
+    own = PEERS[name].own if name in PEERS else ""
+    return [row for row in rows if not own or own not in row.source]
 
 
 def common(rows: list[Row], every: dict[str, dict[str, Any]], name: str) -> dict[str, Any]:
@@ -199,15 +207,19 @@ def common(rows: list[Row], every: dict[str, dict[str, Any]], name: str) -> dict
 
 def table(figures: dict[str, Any]) -> str:
     """What the terminal shows."""
-    head = f"{'estimator':<28}{'metric':<11}{'answered':>10}{'median':>10}{'worst':>10}"
-    lines = [head]
+    head = f"{'estimator':<28}{'metric':<11}{'answered':>11}{'median':>10}{'worst':>10}"
+    lines = [f"{head}  not its own rows: median, worst"]
     for name, peer in figures["estimators"].items():
         for metric in METRICS:
-            s = peer[metric]
+            s, others = peer[metric], peer["rows_of_others"][metric]
             if not s["answered"]:
                 continue
-            errors = f"{s['median_percent']:>9.2f}%{s['worst_percent']:>9.2f}%"
-            lines.append(f"{name:<28}{metric:<11}{s['answered']:>4} of{s['rows']:>3}{errors}")
+            line = f"{name:<28}{metric:<11}{s['answered']:>4} of {s['rows']:>3}"
+            line += f"{s['median_percent']:>10.2f}%{s['worst_percent']:>9.2f}%"
+            if others["answered"]:
+                line += f"{others['median_percent']:>12.2f}%{others['worst_percent']:>9.2f}%"
+                line += f" ({others['answered']} rows)"
+            lines.append(line)
     lines.append("")
     lines += [f"{name}: {peer['claims']}" for name, peer in figures["estimators"].items()]
     return "\n".join(lines)
@@ -228,6 +240,9 @@ def main() -> None:
             "claims": PEERS[name].claims if name in PEERS else "allocated, reserved and device",
             "versions": said["versions"],
             **{metric: score(rows, said["answers"], metric) for metric in METRICS},
+            "rows_of_others": {
+                metric: score(away(rows, name), said["answers"], metric) for metric in METRICS
+            },
             "beside_ours": common(rows, every, name),
             "answers": {row.id: said["answers"][row.id].get(row.metric) for row in rows},
             "refusals": sorted({a["refused"] for a in said["answers"].values() if "refused" in a}),

@@ -24,7 +24,7 @@ from .tracker import is_distributed
 __all__ = ['attention_backend', 'cuda_attention', 'cuda_dropout', 'kernel_bytes', 'CudaAutocast', 'AllValid', 'has_data',
            'cuda_paths', 'triton_head']
 
-# %% ../nbs/cookbook/23_cuda_paths.ipynb #abb5767f
+# %% ../nbs/cookbook/23_cuda_paths.ipynb #8c699c87
 def attention_backend(
     query: Any, key: Any, value: Any, mask: Any, *, grouped: bool, prefer: str
 ) -> str:
@@ -41,7 +41,7 @@ def attention_backend(
         return "flash"
     return "efficient" if same_heads else "math"
 
-
+# %% ../nbs/cookbook/23_cuda_paths.ipynb #e1b2bbcc
 def _padded_to(tensor: Any, multiple: int) -> Any:
     extra = -tensor.shape[-1] % multiple
     return functional.pad(tensor, (0, extra)) if extra else tensor
@@ -75,7 +75,7 @@ def _efficient(
         query, key, value, _float_mask(mask, query), needs, dropout, causal, scale=scale
     )[0]
 
-
+# %% ../nbs/cookbook/23_cuda_paths.ipynb #919c8211
 def cuda_attention(prefer: str) -> Callable[..., Any]:
     """A stand-in for scaled_dot_product_attention that calls CUDA's kernels by name."""
 
@@ -114,7 +114,7 @@ def cuda_dropout(
         return input
     return torch.native_dropout(input, p, training)[0]
 
-# %% ../nbs/cookbook/23_cuda_paths.ipynb #e4fdbddb
+# %% ../nbs/cookbook/23_cuda_paths.ipynb #87e877e4
 def kernel_bytes(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
     """Bytes a CUDA kernel allocates while it runs, which no dispatcher sees.
 
@@ -135,7 +135,7 @@ def kernel_bytes(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> in
             return int(weights * args[0].element_size() + scales)
     return 0
 
-
+# %% ../nbs/cookbook/23_cuda_paths.ipynb #0480a2d3
 def _up(size: int, multiple: int) -> int:
     return -(-size // multiple) * multiple
 
@@ -155,7 +155,7 @@ def _efficient_backward_bytes(query: Any) -> int:
     accumulator = 4 * rows * _up(width, 64) if query.element_size() == 2 else 0
     return int(4 * rows + accumulator)  # delta and the float32 accumulator of dq
 
-# %% ../nbs/cookbook/23_cuda_paths.ipynb #b01d5b60
+# %% ../nbs/cookbook/23_cuda_paths.ipynb #03232a97
 def _names(text: str) -> list[Any]:
     found = []
     for name in text.split():
@@ -175,7 +175,7 @@ _FLOAT32 = set(
 )
 _FLOAT32_RESULT = set(_names("softmax log_softmax sum prod cumsum cumprod"))
 
-
+# %% ../nbs/cookbook/23_cuda_paths.ipynb #cb9ebeb0
 class CudaAutocast(TorchFunctionMode):
     """Adds to CPU autocast the operations that only CUDA's autocast runs in float32."""
 
@@ -199,7 +199,7 @@ def _is_half(value: object) -> bool:
 def _to_float32(value: Any) -> Any:
     return value.float() if _is_half(value) else value
 
-# %% ../nbs/cookbook/23_cuda_paths.ipynb #b23998bf
+# %% ../nbs/cookbook/23_cuda_paths.ipynb #b5b013fb
 def _no_packing(position_ids: Any) -> None:
     return None
 
@@ -225,7 +225,7 @@ class _NoKernel:
     def __getitem__(self, grid: Any) -> Callable[..., int]:
         return _nothing
 
-
+# %% ../nbs/cookbook/23_cuda_paths.ipynb #99ca28b4
 class AllValid(TorchDispatchMode):
     """Answers what depends on data: every label counts, every mask is true.
 
@@ -262,7 +262,7 @@ _INDEXING = (
     torch.ops.aten._index_put_impl_.default,
 )
 
-
+# %% ../nbs/cookbook/23_cuda_paths.ipynb #33576b0e
 def has_data(tensor: Any) -> bool:
     """Whether the values of a tensor can be read."""
     return not isinstance(tensor, FakeTensor) and tensor.device.type != "meta"
@@ -283,7 +283,7 @@ def _found(indices: Any) -> list[Any]:
             found.append(index)
     return found
 
-
+# %% ../nbs/cookbook/23_cuda_paths.ipynb #16f74046
 @contextmanager
 def cuda_paths(attention: str) -> Iterator[None]:
     """Everything between CPU or meta tensors and CUDA that changes what is allocated.
@@ -301,7 +301,7 @@ def cuda_paths(attention: str) -> Iterator[None]:
         stack.enter_context(patch.object(masking, "_ignore_causal_mask_sdpa", _skip_causal_mask))
         yield
 
-
+# %% ../nbs/cookbook/23_cuda_paths.ipynb #8e32faed
 @contextmanager
 def triton_head() -> Iterator[None]:
     """TRL's fused language-model head as it runs where Triton does."""

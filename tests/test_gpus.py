@@ -176,3 +176,17 @@ def test_prices_are_a_range_of_recent_rows(gpu: Gpu) -> None:
     assert newest == max(date.fromisoformat(row.as_of) for row in rows)
     assert all((newest - date.fromisoformat(row.as_of)).days <= 366 for row in found.rows)
     assert found.to_dict()["usd_per_hour"]["typical"] == found.typical
+
+
+def test_memory_is_counted_in_mebibytes_or_a_stated_share() -> None:
+    assert usable_bytes(GPUS["RTX-4090"]) == 24564 * 2**20
+    assert GPUS["GH200"].driver_mib is None
+    assert usable_bytes(GPUS["GH200"]) == int(0.93 * 96 * 2**30)
+
+
+def test_spot_prices_count_for_the_lowest_and_not_for_the_typical() -> None:
+    found = prices(GPUS["RTX-3090"])
+    assert found is not None
+    assert {row.term for row in found.rows} == {"spot", "community"}
+    assert found.low == min(row.usd_per_hour for row in found.rows if row.term == "spot")
+    assert found.typical == min(row.usd_per_hour for row in found.rows if row.term != "spot")

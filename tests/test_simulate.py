@@ -112,22 +112,39 @@ PACKED = {"seq_len": 4096, "batch": 4, "precision": "bf16", "loss": "full", "pad
 
 
 @pytest.mark.parametrize(
-    ("gigabytes", "run"),
+    ("gigabytes", "off", "run"),
     [
-        (72.435, TrainingRun(method="full", optimizer="adamw", **PACKED)),
-        (26.705, TrainingRun(lora_targets=QKVO, lora_dropout=0.1, optimizer="adamw", **PACKED)),
-        (16.374, TrainingRun(
+        (72.4348, 2e-5, TrainingRun(method="full", optimizer="adamw", **PACKED)),
+        (26.705, 0.006, TrainingRun(
+            lora_targets=QKVO, lora_dropout=0.1, optimizer="adamw", **PACKED
+        )),
+        (16.374, 0.011, TrainingRun(
             method="qlora", lora_targets=QKVO, lora_dropout=0.1, optimizer="adamw",
             double_quant=True, adapter_dtype="fp32", **PACKED,
         )),
     ],
     ids=["full", "lora", "qlora"],
 )  # fmt: skip
-def test_published_peaks_of_mistral_7b(gigabytes: float, run: TrainingRun) -> None:
+def test_published_peaks_of_mistral_7b(gigabytes: float, off: float, run: TrainingRun) -> None:
     """torch.cuda.max_memory_allocated, foundation-model-stack/fms-acceleration, A100."""
-    found = simulate(MISTRAL_7B, run).allocated_peak_bytes / 1e9
-    assert found == pytest.approx(gigabytes, rel=0.012)
-    assert found <= gigabytes  # the workspace of cuBLAS is not in it
+    found = simulate(MISTRAL_7B, run)
+    assert found.allocated_peak_bytes / 1e9 == pytest.approx(gigabytes, rel=off)
+    assert found.allocated_peak_bytes - found.traced_peak_bytes == 2 * 8_519_680
+
+
+@pytest.mark.parametrize(
+    ("gigabytes", "run"),
+    [
+        (72.418, {"method": "full"}),
+        (26.553, {"lora_targets": QKVO, "lora_dropout": 0.1}),
+        (16.195, {"method": "qlora", "lora_targets": QKVO, "lora_dropout": 0.1,
+                  "double_quant": True, "adapter_dtype": "fp32"}),
+    ],
+    ids=["full", "lora", "qlora"],
+)  # fmt: skip
+def test_an_independent_trace_of_mistral_7b(gigabytes: float, run: dict[str, Any]) -> None:
+    found = simulate(MISTRAL_7B, TrainingRun(**PACKED, **run, optimizer="adamw"))
+    assert found.traced_peak_bytes / 1e9 == pytest.approx(gigabytes, abs=5e-4)
 
 
 @pytest.mark.parametrize(
@@ -152,7 +169,7 @@ def test_bytes_one_layer_keeps_for_a_token(per_token: int, run: dict[str, Any]) 
               "gradient_checkpointing": False, "padded": False, "optimizer": "sgd"}
     )  # fmt: skip
     two, three = (trace(LLAMA_31_8B, resolved(wanted)[0], depth) for depth in (2, 3))
-    kept = [each.after_forward_bytes - each.static_bytes for each in (two, three)]
+    kept = [each.marks["after forward"] - each.marks["static"] for each in (two, three)]
     assert (kept[1] - kept[0]) / 1024 == pytest.approx(per_token, abs=1)
 
 
@@ -175,8 +192,9 @@ MIXTRAL = {**TINY, "model_type": "mixtral", "num_hidden_layers": 5, "num_local_e
         (DEEP, TrainingRun(method="qlora", seq_len=2048, batch=1, precision="bf16")),
         (GEMMA2, TrainingRun(method="full", seq_len=64, batch=2, padded=False)),
         (MIXTRAL, TrainingRun(method="full", seq_len=64, batch=2, precision="bf16")),
+        (DEEP, TrainingRun(method="full", seq_len=64, batch=2, gpus=4, sharding="fsdp")),
     ],
-    ids=["lora", "full", "dpo", "qlora", "gemma2", "mixtral"],
+    ids=["lora", "full", "dpo", "qlora", "gemma2", "mixtral", "fsdp"],
 )
 def test_few_layers_extend_to_all(config: dict[str, Any], run: TrainingRun) -> None:
     short, whole = simulate(config, run), simulate(config, run, whole=True)
@@ -275,6 +293,65 @@ def test_optimizer_temporaries_on_real_tensors(optimizer: str) -> None:
     assert abs(optimizer_temporaries(optimizer, parameters) - seen) <= 4096  # scalars on the CPU
 
 
+# ------------------------------------------------------------------------------------ many GPUs
+def test_each_rank_of_fsdp_holds_its_share() -> None:
+    """Llama-3.1-8B in bf16: 6 bytes of weights and Adam states for each parameter, over 8 ranks."""
+    run = TrainingRun(
+        method="full", precision="bf16", seq_len=512, batch=1, gpus=8, sharding="fsdp",
+        optimizer="adamw",
+    )  # fmt: skip
+    found = simulate(LLAMA_31_8B, run)
+    assert found.static_bytes == pytest.approx(6 * 8_030_261_248 / 8, rel=1e-4)
+    assert found.phases["optimizer"].traced_bytes == pytest.approx(
+        10 * 8_030_261_248 / 8, rel=1e-4
+    )
+
+
+def test_ddp_and_zero_follow_their_arithmetic() -> None:
+    base = {"method": "full", "seq_len": 32, "batch": 1, "gpus": 4}
+    parameters = 2 * 96 * 64 + 64 + 2 * (64 * (64 + 32 + 32 + 64) + 3 * 64 * 160 + 2 * 64)
+    peaks = {}
+    for kind in ("ddp", "zero1", "zero2", "zero3"):
+        found = simulate(TINY, TrainingRun(**base, sharding=kind))
+        assert any("arithmetic" in each for each in found.assumptions)
+        assert sum(found.terms.values()) == found.allocated_peak_bytes
+        peaks[kind] = found
+    assert peaks["ddp"].terms["gradient buckets"] == 4 * parameters
+    assert peaks["zero1"].terms["optimizer states"] == 12 * parameters // 4
+    states = [peaks[kind].phases["optimizer"].terms for kind in ("zero1", "zero2", "zero3")]
+    assert states[1]["gradients"] * 4 == pytest.approx(states[0]["gradients"], abs=4)
+    assert states[2]["weights"] * 4 == pytest.approx(states[0]["weights"], abs=4)
+
+
+def test_losses_without_logits() -> None:
+    """Liger's chunks: 128,256 tokens of vocabulary over 4,096 is 32 chunks of the tokens."""
+    from cookbook.fused_loss import chunk_tokens
+
+    assert chunk_tokens(8192, 4096, 128_256) == 256
+    assert chunk_tokens(16_384, 4096, 32_000) == 2048  # the example in Liger's source
+    base = {"method": "full", "precision": "bf16", "seq_len": 512, "batch": 4, "padded": False}
+    peak = {
+        loss: simulate({**TINY, "vocab_size": 8192}, TrainingRun(loss=loss, **base))
+        for loss in ("full", "chunked", "fused")
+    }
+    assert peak["full"].allocated_peak_bytes > 14 * 8192 * 2048
+    assert peak["fused"].allocated_peak_bytes < peak["full"].allocated_peak_bytes / 3
+
+
+def test_states_of_8_bit_optimizers() -> None:
+    from cookbook.training_step import optimizer_states
+
+    def size(optimizer: str, n: int, embedding: bool = False) -> int:
+        states = optimizer_states(optimizer, torch.empty(n, device="meta"), embedding)
+        return sum(torch.Size(shape).numel() * dtype.itemsize for shape, dtype in states)
+
+    assert size("adamw-8bit", 4095) == 8 * 4095
+    assert size("adamw-8bit", 2**20) == 2 * (2**20 + 4 * 2**12)
+    assert size("adamw-8bit", 2**20, embedding=True) == 8 * 2**20
+    assert size("paged-adamw-8bit", 2**20) == 2 * 4 * 2**12
+    assert size("paged-adamw-8bit", 2**20, embedding=True) == 0
+
+
 # ------------------------------------------------------------------------------------ what it refuses
 @pytest.mark.parametrize(
     ("config", "code"),
@@ -313,4 +390,4 @@ def test_nothing_stays_patched() -> None:
 def test_extension_needs_the_same_parts() -> None:
     run = resolved(TrainingRun(**SMALL))[0]
     two, three = trace(DEEP, run, 2), trace(DEEP, run, 3)
-    assert extend(two, three, 0).static_bytes == three.static_bytes
+    assert extend(two, three, 0).marks == three.marks
