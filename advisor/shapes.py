@@ -358,14 +358,14 @@ def _windows(config: _Config) -> tuple[int | None, int]:
         return window, max(0, layers - int(values.get("max_window_layers", layers)))
     return window, layers
 
-# %% ../nbs/advisor/32_shapes.ipynb #a6af795a
+# %% ../nbs/advisor/32_shapes.ipynb #4bca85aa
 @dataclass(frozen=True)
 class Model:
     """A model: its id, where its shape comes from, and its config.json."""
 
     id: str
     source: str
-    config: dict[str, Any] = field(repr=False)
+    config: dict[str, Any] = field(repr=False, hash=False)
     family: str = ""
     as_of: str = ""
 

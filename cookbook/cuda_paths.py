@@ -41,7 +41,7 @@ def attention_backend(
         return "flash"
     return "efficient" if same_heads else "math"
 
-# %% ../nbs/cookbook/23_cuda_paths.ipynb #e1b2bbcc
+# %% ../nbs/cookbook/23_cuda_paths.ipynb #a942389b
 def _padded_to(tensor: Any, multiple: int) -> Any:
     extra = -tensor.shape[-1] % multiple
     return functional.pad(tensor, (0, extra)) if extra else tensor
@@ -53,7 +53,7 @@ def _flash(query: Any, key: Any, value: Any, dropout: float, causal: bool, scale
     out = torch.ops.aten._scaled_dot_product_flash_attention(
         query, key, value, dropout, causal, False, scale=scale
     )[0]
-    return out[..., :width]
+    return out if out.shape[-1] == width else out[..., :width]
 
 
 def _float_mask(mask: Any, query: Any) -> Any:
@@ -75,7 +75,7 @@ def _efficient(
         query, key, value, _float_mask(mask, query), needs, dropout, causal, scale=scale
     )[0]
 
-# %% ../nbs/cookbook/23_cuda_paths.ipynb #919c8211
+# %% ../nbs/cookbook/23_cuda_paths.ipynb #fada3694
 def cuda_attention(prefer: str) -> Callable[..., Any]:
     """A stand-in for scaled_dot_product_attention that calls CUDA's kernels by name."""
 
@@ -91,9 +91,7 @@ def cuda_attention(prefer: str) -> Callable[..., Any]:
             groups = query.shape[1] // key.shape[1]
             key, value = (each.repeat_interleave(groups, 1) for each in (key, value))
             enable_gqa = False
-        backend = attention_backend(
-            query, key, value, attn_mask, grouped=enable_gqa, prefer=prefer
-        )
+        backend = attention_backend(query, key, value, attn_mask, grouped=enable_gqa, prefer=prefer)
         if backend == "flash":
             return _flash(query, key, value, dropout_p, is_causal, scale)
         if backend == "efficient":
@@ -105,10 +103,8 @@ def cuda_attention(prefer: str) -> Callable[..., Any]:
 
     return attention
 
-# %% ../nbs/cookbook/23_cuda_paths.ipynb #fd181112
-def cuda_dropout(
-    input: Any, p: float = 0.5, training: bool = True, inplace: bool = False  # noqa: A002
-) -> Any:
+# %% ../nbs/cookbook/23_cuda_paths.ipynb #ee88f139
+def cuda_dropout(input: Any, p: float = 0.5, training: bool = True, *_: Any, **__: Any) -> Any:
     """CUDA's dropout: one kernel that keeps a mask of one byte an element."""
     if not training or p == 0:
         return input
@@ -199,34 +195,30 @@ def _is_half(value: object) -> bool:
 def _to_float32(value: Any) -> Any:
     return value.float() if _is_half(value) else value
 
-# %% ../nbs/cookbook/23_cuda_paths.ipynb #b5b013fb
-def _no_packing(position_ids: Any) -> None:
-    return None
+# %% ../nbs/cookbook/23_cuda_paths.ipynb #f9c667f3
+def _always(answer: Any) -> Callable[..., Any]:
+    """A function that gives the same answer whatever it is asked."""
+
+    def call(*_: Any, **__: Any) -> Any:
+        return answer
+
+    return call
 
 
-def _skip_causal_mask(
-    padding_mask: Any, q_length: int, kv_length: int, q_offset: int, kv_offset: int,
-    local_attention_size: int | None = None,
-) -> bool:  # fmt: skip
-    local = local_attention_size is not None and kv_length >= local_attention_size
-    return padding_mask is None and not local
-
-
-def _using_triton(device: Any) -> bool:
-    return True
-
-
-def _nothing(*args: Any, **kwargs: Any) -> int:
-    """What works in place on the GPU allocates nothing."""
-    return 0
+def _skip_causal_mask(padding_mask: Any, *sizes: Any) -> bool:
+    """Whether attention needs no mask: nothing is padded and no window is shorter than the text."""
+    _, kv_length, _, _, local = sizes
+    return padding_mask is None and (local is None or kv_length < local)
 
 
 class _NoKernel:
-    def __getitem__(self, grid: Any) -> Callable[..., int]:
-        return _nothing
+    """A Triton kernel: it works in place and allocates nothing."""
 
-# %% ../nbs/cookbook/23_cuda_paths.ipynb #99ca28b4
-class AllValid(TorchDispatchMode):
+    def __getitem__(self, grid: Any) -> Callable[..., Any]:
+        return _always(grid)
+
+# %% ../nbs/cookbook/23_cuda_paths.ipynb #0bd2ddcf
+class AllValid(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Answers what depends on data: every label counts, every mask is true.
 
     Indexing by a mask finds the indices first, as CUDA does (16 bytes a token for a 2-D mask).
@@ -283,7 +275,7 @@ def _found(indices: Any) -> list[Any]:
             found.append(index)
     return found
 
-# %% ../nbs/cookbook/23_cuda_paths.ipynb #16f74046
+# %% ../nbs/cookbook/23_cuda_paths.ipynb #fa85c210
 @contextmanager
 def cuda_paths(attention: str) -> Iterator[None]:
     """Everything between CPU or meta tensors and CUDA that changes what is allocated.
@@ -297,11 +289,11 @@ def cuda_paths(attention: str) -> Iterator[None]:
             chosen = cuda_attention(attention)
             stack.enter_context(patch.object(functional, "scaled_dot_product_attention", chosen))
         stack.enter_context(patch.object(functional, "dropout", cuda_dropout))
-        stack.enter_context(patch.object(masking, "find_packed_sequence_indices", _no_packing))
+        stack.enter_context(patch.object(masking, "find_packed_sequence_indices", _always(None)))
         stack.enter_context(patch.object(masking, "_ignore_causal_mask_sdpa", _skip_causal_mask))
         yield
 
-# %% ../nbs/cookbook/23_cuda_paths.ipynb #8e32faed
+# %% ../nbs/cookbook/23_cuda_paths.ipynb #db2b8f4f
 @contextmanager
 def triton_head() -> Iterator[None]:
     """TRL's fused language-model head as it runs where Triton does."""
@@ -309,10 +301,10 @@ def triton_head() -> Iterator[None]:
     import trl.trainer.utils as utils
 
     with ExitStack() as stack:
-        stack.enter_context(patch.object(kernels, "_use_triton", _using_triton))
-        stack.enter_context(patch.object(utils, "_use_triton", _using_triton))
-        stack.enter_context(patch.object(kernels, "_addmm_fp32", _nothing))
-        triton = SimpleNamespace(cdiv=_nothing)
+        stack.enter_context(patch.object(kernels, "_use_triton", _always(True)))
+        stack.enter_context(patch.object(utils, "_use_triton", _always(True)))
+        stack.enter_context(patch.object(kernels, "_addmm_fp32", _always(None)))
+        triton = SimpleNamespace(cdiv=_always(0))
         stack.enter_context(patch.object(kernels, "triton", triton, create=True))
         stack.enter_context(patch.object(kernels, "_forward_kernel", _NoKernel()))
         stack.enter_context(patch.object(kernels, "_backward_kernel", _NoKernel()))

@@ -54,7 +54,7 @@ class FusedLinearCrossEntropy(torch.autograd.Function):
         del grad_output
         return ctx.saved_tensors
 
-# %% ../nbs/cookbook/24_fused_loss.ipynb #63babaf7
+# %% ../nbs/cookbook/24_fused_loss.ipynb #c4f46368
 def add_fused_loss(model: Any) -> None:
     """Make `model(..., labels=...)` return a loss and no logits, as Liger's patch does."""
 
@@ -63,7 +63,8 @@ def add_fused_loss(model: Any) -> None:
         shifted = torch.nn.functional.pad(labels, (0, 1), value=-100)[..., 1:].contiguous()
         head = self.get_output_embeddings()
         rows = hidden.reshape(-1, hidden.shape[-1])
-        loss = FusedLinearCrossEntropy.apply(rows, head.weight, head.bias)
+        apply: Any = FusedLinearCrossEntropy.apply
+        loss = apply(rows, head.weight, head.bias)
         del shifted
         return {"loss": loss}
 

@@ -32,7 +32,7 @@ def fake_ranks(world_size: int) -> Iterator[Any]:
     finally:
         dist.destroy_process_group()
 
-# %% ../nbs/cookbook/25_sharding.ipynb #14c80180
+# %% ../nbs/cookbook/25_sharding.ipynb #02b1e27e
 def shard(model: Any, layers: tuple[Any, ...], mesh: Any, *, mixed: bool) -> None:
     """Apply FSDP2 as accelerate does: each layer, the embedding, and norm with head as units.
 
@@ -63,7 +63,7 @@ def shard(model: Any, layers: tuple[Any, ...], mesh: Any, *, mixed: bool) -> Non
     fully_shard([each for each in tail if each], **{**options, "reshard_after_forward": False})
     fully_shard(model, **options)
 
-
+# %% ../nbs/cookbook/25_sharding.ipynb #cda1133f
 def final_norm(model: Any) -> Any:
     """The norm before the head, where accelerate looks for it; None for a model with adapters."""
     base = getattr(model, getattr(model, "base_model_prefix", ""), None)

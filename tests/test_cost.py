@@ -28,7 +28,8 @@ from advisor.cost import (
 )
 from advisor.errors import EXIT_NO, EXIT_UNKNOWN, AdvisorError
 from advisor.gpus import Gpu, find_gpu, gpus, prices
-from advisor.serving import Range, Serving, exactly
+from advisor.ranges import Range, exactly
+from advisor.serving import Serving
 from advisor.shapes import find_model
 from advisor.speed import (
     Measured,

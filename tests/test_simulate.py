@@ -25,9 +25,10 @@ from cookbook.cuda_paths import (
     kernel_bytes,
     triton_head,
 )
+from cookbook.meta_model import build, replace_tensors
 from cookbook.simulate import extend, layer_plan, simulate, to_dict, trace
 from cookbook.tracker import MemoryTracker
-from cookbook.training_step import build, optimizer_temporaries, replace_tensors, run_step
+from cookbook.training_step import optimizer_temporaries, run_step
 
 TINY = {
     "model_type": "llama", "vocab_size": 96, "hidden_size": 64, "intermediate_size": 160,
@@ -67,10 +68,10 @@ def step(config: dict[str, Any], run: TrainingRun, real: bool) -> dict[str, int]
         for model in filter(None, (built.model, built.reference)):
             replace_tensors(model, lambda tensor: new(tuple(tensor.shape), tensor.dtype))
         tracker = MemoryTracker(
-            "cpu", block_bytes=1, vocabulary=96, only=None if real else FakeTensor
+            "cpu", block_bytes=1, vocabulary=96, only=torch.Tensor if real else FakeTensor
         )
         run_step(built, run, tracker, new)
-    found = {f"{phase} {part}": peak.allocated_bytes for (phase, part), peak in tracker.peaks.items()}
+    found = {" ".join(key): peak.allocated_bytes for key, peak in tracker.peaks.items()}
     del built
     gc.collect()
     return found | tracker.marks
@@ -187,7 +188,9 @@ MIXTRAL = {**TINY, "model_type": "mixtral", "num_hidden_layers": 5, "num_local_e
     ("config", "run"),
     [
         (DEEP, TrainingRun(lora_targets=ALL, seq_len=64, batch=2)),
-        (DEEP, TrainingRun(method="full", seq_len=64, batch=4, optimizer="adamw", precision="bf16")),
+        (DEEP, TrainingRun(
+            method="full", seq_len=64, batch=4, optimizer="adamw", precision="bf16"
+        )),
         (DEEP, TrainingRun(method="dpo", seq_len=64, batch=2, gradient_checkpointing=False)),
         (DEEP, TrainingRun(method="qlora", seq_len=2048, batch=1, precision="bf16")),
         (GEMMA2, TrainingRun(method="full", seq_len=64, batch=2, padded=False)),
@@ -195,10 +198,10 @@ MIXTRAL = {**TINY, "model_type": "mixtral", "num_hidden_layers": 5, "num_local_e
         (DEEP, TrainingRun(method="full", seq_len=64, batch=2, gpus=4, sharding="fsdp")),
     ],
     ids=["lora", "full", "dpo", "qlora", "gemma2", "mixtral", "fsdp"],
-)
+)  # fmt: skip
 def test_few_layers_extend_to_all(config: dict[str, Any], run: TrainingRun) -> None:
     short, whole = simulate(config, run), simulate(config, run, whole=True)
-    assert len(short.layers_traced) == 2 and len(whole.layers_traced) == 1
+    assert (len(short.layers_traced), len(whole.layers_traced)) == (2, 1)
     for name, moment in whole.phases.items():
         assert short.phases[name].allocated_bytes == moment.allocated_bytes, name
     assert to_dict(short)["terms"] == to_dict(whole)["terms"]
@@ -214,7 +217,7 @@ def test_the_plan_keeps_the_end_of_the_stack() -> None:
     assert layer_plan(["a", "b", "c"]) is None
 
 
-# ------------------------------------------------------------------------------------ the CUDA paths
+# ---------------------------------------------------------------------------- the CUDA paths
 def heads(number: int, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
     return torch.empty(1, number, 256, 64, dtype=dtype, device="meta")
 
@@ -293,7 +296,7 @@ def test_optimizer_temporaries_on_real_tensors(optimizer: str) -> None:
     assert abs(optimizer_temporaries(optimizer, parameters) - seen) <= 4096  # scalars on the CPU
 
 
-# ------------------------------------------------------------------------------------ many GPUs
+# ---------------------------------------------------------------------------- many GPUs
 def test_each_rank_of_fsdp_holds_its_share() -> None:
     """Llama-3.1-8B in bf16: 6 bytes of weights and Adam states for each parameter, over 8 ranks."""
     run = TrainingRun(
@@ -302,9 +305,7 @@ def test_each_rank_of_fsdp_holds_its_share() -> None:
     )  # fmt: skip
     found = simulate(LLAMA_31_8B, run)
     assert found.static_bytes == pytest.approx(6 * 8_030_261_248 / 8, rel=1e-4)
-    assert found.phases["optimizer"].traced_bytes == pytest.approx(
-        10 * 8_030_261_248 / 8, rel=1e-4
-    )
+    assert found.phases["optimizer"].traced_bytes == pytest.approx(10 * 8_030_261_248 / 8, rel=1e-4)
 
 
 def test_ddp_and_zero_follow_their_arithmetic() -> None:
@@ -352,7 +353,7 @@ def test_states_of_8_bit_optimizers() -> None:
     assert size("paged-adamw-8bit", 2**20, embedding=True) == 0
 
 
-# ------------------------------------------------------------------------------------ what it refuses
+# ---------------------------------------------------------------------------- what it refuses
 @pytest.mark.parametrize(
     ("config", "code"),
     [
