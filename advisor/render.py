@@ -9,15 +9,15 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from advisor.flowchart import STRENGTHS
+from .flowchart import STRENGTHS
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
 # %% auto #0
-__all__ = ['VERDICTS', 'GIB', 'SHOWN_PATHS', 'SHOWN_FLIPS', 'BAND_STYLES', 'headline', 'signed', 'fits_text', 'value_text',
-           'advice_json', 'advice_markdown', 'gate_line', 'main_reason', 'flip_lines', 'explained', 'unknown_lines',
-           'printed', 'advice_text', 'heading', 'grid', 'bullets', 'reasons_table']
+__all__ = ['VERDICTS', 'GIB', 'SHOWN_PATHS', 'SHOWN_FLIPS', 'BAND_STYLES', 'headline', 'signed', 'fits_text', 'cost_text',
+           'value_text', 'advice_json', 'advice_markdown', 'gate_line', 'main_reason', 'flip_lines', 'explained',
+           'unknown_lines', 'printed', 'advice_text', 'heading', 'grid', 'bullets', 'reasons_table']
 
 # %% ../nbs/advisor/13_render.ipynb #f85e3cde
 VERDICTS = {
@@ -41,17 +41,30 @@ def signed(effect: str) -> str:
     strength = STRENGTHS.get(effect, 0)
     return ("+" if strength > 0 else "-") * abs(strength) or effect.replace("_", " ")
 
-# %% ../nbs/advisor/13_render.ipynb #c47b3a8c
+# %% ../nbs/advisor/13_render.ipynb #54779061
 GIB = 2**30
 
 
 def fits_text(fits: Mapping[str, Any] | None) -> str:
-    """The memory verdict in words: a lower bound, so never a plain yes."""
+    """The memory verdict in words; a lower bound never says a plain yes."""
     if fits is None:
         return ""
     need, have = fits["at_least_bytes"] / GIB, fits["available_bytes"] / GIB
-    words = {"no": "does not fit", "tight": "tight", "room": "may fit"}[fits["verdict"]]
-    return f"{words}: {need:.1f} of {have:.1f} GiB before activations"
+    bound = fits["answered_by"] == "lower-bound"
+    room = "may fit" if bound else "fits"
+    words = {"no": "does not fit", "tight": "tight", "room": room}[fits["verdict"]]
+    what = "before activations" if bound else "at the least"
+    return f"{words}: {need:.1f} of {have:.1f} GiB {what}"
+
+
+def cost_text(cost: Mapping[str, Any]) -> str:
+    """The cost class of training, with hours and dollars where they could be computed."""
+    found = cost["estimate"]
+    if found is None:
+        return str(cost["training"])
+    hours, usd = found["hours"], found["usd"]
+    text = f"{cost['training']}: {hours['low']:.2g} to {hours['high']:.2g} h"
+    return text + (f", {usd['low']:.2g} to {usd['high']:.2g} USD" if usd else "")
 
 
 def value_text(value: object) -> str:
@@ -89,7 +102,7 @@ def advice_markdown(advice: Mapping[str, Any]) -> str:
         parts += ["## Warnings", "\n".join(lines)]
     return "\n\n".join(parts) + "\n"
 
-# %% ../nbs/advisor/13_render.ipynb #8afc959e
+# %% ../nbs/advisor/13_render.ipynb #f52075b2
 def _stage_markdown(number: int, stage: Mapping[str, Any]) -> str:
     gate = stage["gate"]
     lines = [f"{number}. **{stage['name']}** (`{stage['path']}`): {stage['why']}"]
@@ -111,7 +124,7 @@ def _ranking_markdown(ranking: Iterable[Mapping[str, Any]]) -> str:
     for ranked in ranking:
         cost, memory = ranked["cost"], fits_text(ranked["fits"])
         cells = [ranked["band"], f"`{ranked['path']}`", main_reason(ranked)]
-        rows.append("| " + " | ".join([*cells, cost["training"], cost["inference"], memory]) + " |")
+        rows.append("| " + " | ".join([*cells, cost_text(cost), cost["inference"], memory]) + " |")
     return "\n".join(rows)
 
 
@@ -270,7 +283,7 @@ def _plan_table(plan: Sequence[Mapping[str, Any]]) -> RenderableType:
         table.add_row(f"{number}.", text)
     return table  # type: ignore[no-any-return]
 
-# %% ../nbs/advisor/13_render.ipynb #e9e2aff6
+# %% ../nbs/advisor/13_render.ipynb #5bf6f139
 def _ranking_table(ranking: Iterable[Mapping[str, Any]]) -> RenderableType:
     from rich.table import Table
     from rich.text import Text
@@ -285,7 +298,7 @@ def _ranking_table(ranking: Iterable[Mapping[str, Any]]) -> RenderableType:
             reason += f" Memory {fits_text(ranked['fits'])}."
         cost = ranked["cost"]
         band = Text(ranked["band"], style=BAND_STYLES[ranked["band"]])
-        table.add_row(band, ranked["path"], Text(reason), cost["training"], cost["inference"])
+        table.add_row(band, ranked["path"], Text(reason), cost_text(cost), cost["inference"])
     return table
 
 # %% ../nbs/advisor/13_render.ipynb #f4ed4688
