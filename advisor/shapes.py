@@ -358,7 +358,7 @@ def _windows(config: _Config) -> tuple[int | None, int]:
         return window, max(0, layers - int(values.get("max_window_layers", layers)))
     return window, layers
 
-# %% ../nbs/advisor/32_shapes.ipynb #4bca85aa
+# %% ../nbs/advisor/32_shapes.ipynb #e2ece10b
 @dataclass(frozen=True)
 class Model:
     """A model: its id, where its shape comes from, and its config.json."""
@@ -372,7 +372,8 @@ class Model:
     @property
     def shape(self) -> Shape:
         """The sizes. Raises `AdvisorError` for an unknown architecture or impossible values."""
-        return _cached_shape(json.dumps(self.config, sort_keys=True), self.id)
+        place = self.id if "://" in self.source else self.source
+        return _cached_shape(json.dumps(self.config, sort_keys=True), place)
 
 
 @lru_cache(maxsize=512)
@@ -412,7 +413,7 @@ def find_model(name: str) -> Model:
 def _looks_like_file(name: str) -> bool:
     return os.path.exists(name) or name.endswith(".json") or "/" in name
 
-# %% ../nbs/advisor/32_shapes.ipynb #eeab1ede
+# %% ../nbs/advisor/32_shapes.ipynb #71e0f1c8
 def _by_short_name(name: str) -> Model:
     """`Llama-3.1-8B` for `meta-llama/Llama-3.1-8B`, when only one model is called that."""
     short = {key.split("/")[-1].lower(): key for key in catalogue()}
@@ -438,6 +439,7 @@ def _from_file(path: str) -> Model:
         raise AdvisorError(f"{name}: nested too deeply.") from None
     if not isinstance(values, dict):
         raise AdvisorError(f"{name}: not a JSON object.", hint="Is it a model's config.json?")
-    if any(isinstance(v, float) and not math.isfinite(v) for v in values.values()):
-        raise AdvisorError(f"{name}: a number is not finite.")
+    for key, value in values.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise AdvisorError(f"{name}: {key}: {show(value)} is not a finite number.")
     return Model(os.path.basename(os.path.dirname(os.path.abspath(path))) or path, path, values)

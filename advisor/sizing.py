@@ -52,7 +52,7 @@ def serve_options(command: Any) -> Any:
         command = option(command)
     return command
 
-# %% ../nbs/advisor/46_sizing.ipynb #ba5ac5c4
+# %% ../nbs/advisor/46_sizing.ipynb #a06fe55f
 @click.command("memory")
 @model_option
 @run_options
@@ -81,7 +81,7 @@ def memory_command(
     values, text, fits = work(model, gpu, flags, layout(width, output)["width"])
     emit(as_json(values) if json_mode else text, output, force=force)
     if not fits:
-        raise SystemExit(EXIT_NO)
+        raise click.exceptions.Exit(EXIT_NO)
 
 
 Answer = tuple[dict[str, Any], str, bool]
@@ -125,7 +125,7 @@ def _serving(name: str, gpu: str | None, flags: dict[str, Any], width: int) -> A
     values["gpu"], values["largest_concurrency"] = find_gpu(gpu).id, list(together)
     return values, serving_text(values, together), together[1] >= serving.requests
 
-# %% ../nbs/advisor/46_sizing.ipynb #afbbcd7a
+# %% ../nbs/advisor/46_sizing.ipynb #c2c232ea
 @click.command("fit")
 @click.option("--model", metavar="NAME", help="A model, as for advisor memory.")
 @gpu_option
@@ -160,7 +160,7 @@ def fit_command(
     values, text, fits = _fit(model, gpu, count, flags, asked)
     emit(as_json(values) if json_mode else text, output, force=force)
     if not fits:
-        raise SystemExit(EXIT_NO)
+        raise click.exceptions.Exit(EXIT_NO)
 
 # %% ../nbs/advisor/46_sizing.ipynb #a221ef22
 def _what_to_fit(flags: dict[str, Any]) -> tuple[str, str | None, int]:

@@ -114,7 +114,7 @@ def _said(value: object) -> str:
         return ",".join(map(str, value))
     return ("yes" if value else "no") if isinstance(value, bool) else str(value)
 
-# %% ../nbs/advisor/45_sizing_text.ipynb #e60eb64f
+# %% ../nbs/advisor/45_sizing_text.ipynb #765b2bc2
 def ways_text(model: str, gpu: str, ways: Sequence[Way]) -> str:
     """The largest batch for each way of training and each length."""
     lengths = list(ways[0].batches)
@@ -136,7 +136,8 @@ def offers_text(model: str, name: str, found: Iterable[Offer], shown: int = 5) -
     lines = [f"{model}, {name}: cards that it fits, cheapest first"]
     for offer in list(found)[:shown]:
         price = f"{offer.usd_per_hour:.2f} USD/h" if offer.usd_per_hour else "no price known"
-        lines.append(f"  {offer.gpu.id:<24} {price:>14}   {offer.verdict.word}")
+        note = "" if offer.gpu.bf16_tflops else ", in float16: it has no bfloat16"
+        lines.append(f"  {offer.gpu.id:<24} {price:>14}   {offer.verdict.word}{note}")
     return "\n".join([*lines, ""])
 
 # %% ../nbs/advisor/45_sizing_text.ipynb #8b9444db

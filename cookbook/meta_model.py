@@ -261,7 +261,7 @@ def _add_head(model: Any, run: TrainingRun, reference: bool = False) -> None:
 def _checkpoint(model: Any, run: TrainingRun) -> None:
     model.activation_checkpointing_enable({"use_reentrant": False})
     if run.adapters:
-        pass
+        model.enable_input_require_grads()
 
 # %% ../nbs/cookbook/26_meta_model.ipynb #898ad5f6
 def replace_tensors(model: Any, make: Make) -> None:

@@ -23,7 +23,7 @@ from .tracker import MemoryTracker
 
 # %% auto #0
 __all__ = ['OUT_OF_MEMORY', 'PACKAGES', 'Meter', 'CpuMeter', 'CudaMeter', 'clear_cuda', 'is_out_of_memory', 'driver_used_bytes',
-           'process_bytes', 'driver_version', 'versions', 'card']
+           'process_bytes', 'driver_version', 'versions', 'card', 'cuda_figures']
 
 # %% ../nbs/cookbook/27_meters.ipynb #54700380
 class Meter(Protocol):
@@ -71,7 +71,7 @@ class CpuMeter(MemoryTracker):  # type: ignore[no-untyped-call]
         """Bytes that are live now."""
         return self.current_bytes
 
-# %% ../nbs/cookbook/27_meters.ipynb #c8496232
+# %% ../nbs/cookbook/27_meters.ipynb #0554d01c
 class CudaMeter:
     """Reads PyTorch's allocator; `limit` is what the allocator may hold."""
 
@@ -111,22 +111,7 @@ class CudaMeter:
         """Bytes that are live now."""
         return int(torch.cuda.memory_allocated())
 
-
-    def figures(self, before: int | None) -> dict[str, Any]:
-        """Reserved and device peaks; `before` is what the driver counted before this process."""
-        self.enter(self.place)
-        used, now = driver_used_bytes(), int(torch.cuda.memory_reserved())
-        outside = None if used is None or before is None else used - before - now
-        return {
-            "reserved_peak_bytes": self.reserved,
-            "device_peak_bytes": None if outside is None else self.reserved + outside,
-            "outside_bytes": outside,
-            "process_bytes": process_bytes(),
-            "allocation_retries": torch.cuda.memory_stats().get("num_alloc_retries", 0),
-            "card": card(),
-        }
-
-
+# %% ../nbs/cookbook/27_meters.ipynb #17c9e4c1
 def clear_cuda() -> None:
     """Give everything back that an earlier measurement in this process left."""
     gc.collect()
@@ -148,7 +133,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     known = isinstance(error, torch.OutOfMemoryError | MemoryError)
     return known or any(words in text for words in OUT_OF_MEMORY)
 
-# %% ../nbs/cookbook/27_meters.ipynb #8ca273d5
+# %% ../nbs/cookbook/27_meters.ipynb #8bc03707
 def driver_used_bytes() -> int | None:
     """Bytes in use on the first card as the driver counts, without making a context."""
     used = _ask_library(lambda nvml, card: int(nvml.nvmlDeviceGetMemoryInfo(card).used))
@@ -187,7 +172,7 @@ def _ask_library(read: Callable[[Any, Any], int | None]) -> int | None:
     except nvml.NVMLError:
         return None
 
-
+# %% ../nbs/cookbook/27_meters.ipynb #5baf77dc
 def _ask_smi(query: str, read: Callable[[list[str]], Any]) -> Any:
     tool = shutil.which("nvidia-smi")
     if tool is None:
@@ -226,4 +211,19 @@ def card() -> dict[str, Any]:
         "driver": driver_version(),
         "cuda": torch.version.cuda,
         "allocator": os.environ.get("PYTORCH_CUDA_ALLOC_CONF", ""),
+    }
+
+# %% ../nbs/cookbook/27_meters.ipynb #f0157ab1
+def cuda_figures(meter: CudaMeter, before: int | None) -> dict[str, Any]:
+    """Reserved and device peaks; `before` is what the driver counted before this process."""
+    meter.enter(meter.place)
+    used, now = driver_used_bytes(), int(torch.cuda.memory_reserved())
+    outside = None if used is None or before is None else used - before - now
+    return {
+        "reserved_peak_bytes": meter.reserved,
+        "device_peak_bytes": None if outside is None else meter.reserved + outside,
+        "outside_bytes": outside,
+        "process_bytes": process_bytes(),
+        "allocation_retries": torch.cuda.memory_stats().get("num_alloc_retries", 0),
+        "card": card(),
     }

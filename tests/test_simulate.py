@@ -218,6 +218,23 @@ def test_the_plan_keeps_the_end_of_the_stack() -> None:
 
 
 # ---------------------------------------------------------------------------- the CUDA paths
+def test_freed_bytes_leave_and_sizes_are_rounded_up() -> None:
+    tracker = MemoryTracker("meta")
+    with tracker:
+        made = torch.empty(100, device="meta")
+        assert tracker.current_bytes == 512
+        del made
+    assert tracker.current_bytes == 0
+
+
+def test_autocast_has_what_only_cuda_runs_in_float32() -> None:
+    half = torch.ones(4, 4, dtype=torch.bfloat16)
+    with CudaAutocast(), torch.autocast("cpu", torch.bfloat16):
+        assert half.sum().dtype == torch.softmax(half, 0).dtype == (half**2).dtype == torch.float32
+    with CudaAutocast():
+        assert half.sum().dtype == torch.bfloat16
+
+
 def heads(number: int, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
     return torch.empty(1, number, 256, 64, dtype=dtype, device="meta")
 
@@ -330,6 +347,7 @@ def test_losses_without_logits() -> None:
 
     assert chunk_tokens(8192, 4096, 128_256) == 256
     assert chunk_tokens(16_384, 4096, 32_000) == 2048  # the example in Liger's source
+    assert chunk_tokens(3000, 4096, 128_256) == 128  # a power of two
     base = {"method": "full", "precision": "bf16", "seq_len": 512, "batch": 4, "padded": False}
     peak = {
         loss: simulate({**TINY, "vocab_size": 8192}, TrainingRun(loss=loss, **base))
