@@ -1,8 +1,10 @@
 # Everything a contributor needs; `make` alone lists the targets. The environment is .venv: the first
-# target that needs it makes it, and pyproject.toml, when changed, makes it again.
+# target that needs it makes it, and pyproject.toml, when changed, makes it again. EXTRAS=dev,docs
+# leaves out torch and the trainers (1.5 GB), and with them what the tests of the cookbook need.
+# On Linux without an NVIDIA GPU, TORCH_INDEX=https://download.pytorch.org/whl/cpu takes the small torch.
 
 PYTHON ?= python3
-EXTRAS ?= dev,docs
+EXTRAS ?= dev,docs,cookbook
 BIN := .venv/bin
 
 # A checkout that was moved has an environment full of old paths; it is set up again.
@@ -11,7 +13,7 @@ CASES := examples/support-bot.yaml \
     $(filter-out examples/support-bot.yaml,$(sort $(wildcard examples/*.yaml)))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test prepare docs export sync check lint types clean distclean install-cookbook moved
+.PHONY: help demo test prepare docs export sync check lint types gpu-test clean distclean moved
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | \
@@ -33,6 +35,9 @@ test: .venv/.installed ## the notebooks' own tests, then pytest
 	@$(BIN)/nbdev-test nbs --n-workers 2
 	@echo "== pytest"
 	@$(BIN)/pytest
+
+gpu-test: .venv/.installed ## measure on the GPU of this machine, beside the estimates (nine minutes)
+	@$(BIN)/python benchmarks/gpu_memory.py
 
 prepare: ## before a commit: export, clean, lint, types, test
 	@$(MAKE) --no-print-directory export
@@ -66,9 +71,3 @@ clean: .venv/.installed ## strip counts and metadata from the notebooks
 distclean: ## remove everything that was made: environment, build, caches
 	@rm -rf .venv .venv.lock build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
-
-# On a machine without an NVIDIA GPU, plain pip on Linux takes a torch with CUDA inside (gigabytes).
-# TORCH_INDEX=https://download.pytorch.org/whl/cpu takes the small one instead.
-install-cookbook: .venv/.installed ## add torch and the trainers to .venv (2 GB)
-	@$(BIN)/python -m pip --disable-pip-version-check install -qq --editable '.[cookbook]' \
-		--constraint .ci/constraints.txt $(if $(TORCH_INDEX),--extra-index-url '$(TORCH_INDEX)')

@@ -25,7 +25,7 @@ if [ -f "$installed" ] && [ "$(cat "$installed")" = "$here" ] && [ "$installed" 
     exit 0
 fi
 
-echo "Setting up .venv with [$extras] (about a minute, once) ..."
+echo "Setting up .venv with [$extras] (about two minutes, once) ..."
 # An environment holds absolute paths, so one that was moved is made anew.
 if [ -f "$installed" ] && [ "$(cat "$installed")" != "$here" ]; then
     "$python" -m venv --clear .venv
@@ -33,5 +33,6 @@ elif ! .venv/bin/python -m pip --version >/dev/null 2>&1; then
     "$python" -m venv --clear .venv
 fi
 # -qq drops pip's notes on every package; errors are still printed.
-.venv/bin/python -m pip --disable-pip-version-check install -qq --editable ".[$extras]"
+.venv/bin/python -m pip --disable-pip-version-check install -qq --editable ".[$extras]" \
+    --constraint .ci/constraints.txt ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"}
 printf '%s' "$here" >"$installed"

@@ -14,7 +14,7 @@ from .training_run import TrainingRun
 # %% auto #0
 __all__ = ['SMALL_8BIT', 'PAGED_FROM', 'state_bytes', 'optimizer_bytes', 'step_temporary', 'Shards', 'shards']
 
-# %% ../nbs/advisor/39_states.ipynb #d5085f1d
+# %% ../nbs/advisor/39_states.ipynb #cc5cb835
 SMALL_8BIT, PAGED_FROM = 4096, 100_000  # bitsandbytes: min_8bit_size, get_paged
 
 
@@ -29,7 +29,8 @@ def state_bytes(optimizer: str, leaf: Leaf) -> tuple[float, float]:
         rows = leaf.features
         factored = rows > 0 and n > rows
         return 4.0 * (rows + n / rows if factored else n), 0.0
-    states = 8 * n if n < SMALL_8BIT else 2 * n * (1 + 4 / 256)
+    whole = leaf.embedding or n < SMALL_8BIT
+    states = 8 * n if whole else 2 * n * (1 + 4 / 256)
     paged = optimizer.startswith("paged") and n >= PAGED_FROM
     return (0.0, states) if paged else (states, 0.0)
 

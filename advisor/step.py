@@ -43,7 +43,7 @@ __all__ = ['PLACES', 'FORWARD', 'LOSS', 'REFERENCE', 'LAYER', 'EMBEDDING', 'AFTE
            'Moment', 'Leaf', 'Played', 'Network', 'kinds', 'build', 'Doors', 'hidden_states', 'logits_of', 'full_loss',
            'chunked_loss', 'go_back', 'layer_leaves', 'trainable', 'play']
 
-# %% ../nbs/advisor/38_step.ipynb #be9076d3
+# %% ../nbs/advisor/38_step.ipynb #8e5a234d
 PLACES = ("forward", "loss", "reference", "layer", "embedding", "after")
 FORWARD, LOSS, REFERENCE, LAYER, EMBEDDING, AFTER = range(6)
 STEP = 100  # places of layers: FORWARD or LAYER, plus STEP times the layer's number
@@ -83,6 +83,7 @@ class Leaf:
     elements: float
     width: int
     features: int
+    embedding: bool = False
 
 
 @dataclass(frozen=True)
@@ -151,7 +152,7 @@ def _trained_copy(step: Step, count: float, features: float) -> Tensor:
     copy.requires_grad = True
     return copy
 
-# %% ../nbs/advisor/38_step.ipynb #ace11ae5
+# %% ../nbs/advisor/38_step.ipynb #e8303c11
 @dataclass
 class Doors:
     """Live bytes and operation numbers at the entry of each layer, forwards and backwards."""
@@ -171,7 +172,8 @@ def hidden_states(net: Network, doors: Doors | None) -> Tensor:
     mask = None
     if run.padded or run.attention == "eager" or windowed or shape.attention_softcap:
         mask = attention_mask(
-            tape, padded=bool(run.padded), attention=_mask_kind(run, shape), width=x.width
+            tape, padded=bool(run.padded), attention=_mask_kind(run, shape), width=x.width,
+            kinds=2 if 0 < shape.windowed_layers < shape.layers else 1,
         ) or (tape.new(1, 2, 1) if windowed else None)
     cosines = (_cosines(step, x), _cosines(step, x))
     for number, layer in enumerate(net.layers):
@@ -199,11 +201,14 @@ def _cosines(step: Step, x: Tensor) -> Tensor:
 def _embedded(net: Network) -> Tensor:
     step, tape, shape = net.step, net.step.tape, net.step.shape
     x = embedding(tape, net.embed)
-    if shape.embedding_scale:
+    inside = shape.embedding_scale and shape.model_type != "granite"
+    if inside:
         x = scale(x)
     if step.run.adapters and step.run.gradient_checkpointing and not x.requires_grad:
         # enable_input_require_grads: checkpointing needs a gradient to flow through its inputs
-        x.requires_grad, x.grad_fn = True, (start(), 0)
+        x.requires_grad = x.leaf = True
+    if shape.embedding_scale and not inside:
+        x = scale(x)
     if net.positions is not None:
         x = add(x, embedding(tape, net.positions, LENGTH))
     return x
@@ -295,7 +300,7 @@ def _extra(place: int, left: list[Vector], rest: list[Vector], size: int) -> lis
     behind = [*left[:layer], *rest[layer + 1 :]]
     return [_sum([*behind, left[layer]], size), _sum([*behind, rest[layer]], size)]
 
-# %% ../nbs/advisor/38_step.ipynb #9edbf300
+# %% ../nbs/advisor/38_step.ipynb #75bced70
 def _moments(
     tape: Tape, doors: Doors, more: list[int], static: tuple[Vector, Vector]
 ) -> Iterable[Moment]:
@@ -337,7 +342,12 @@ def trainable(net: Network) -> tuple[Leaf, ...]:
     found = [(1, w) for w in ends]
     for layer, times in zip(net.layers, net.more, strict=True):
         found += [(1 + times, w) for w in layer_leaves(layer)]
-    return tuple(Leaf(n, w.count, w.width, w.features) for n, w in found if w.requires_grad)
+    tables = (net.embed, net.positions)
+    return tuple(
+        Leaf(n, w.count, w.width, w.features, any(w is table for table in tables))
+        for n, w in found
+        if w.requires_grad
+    )
 
 # %% ../nbs/advisor/38_step.ipynb #7eb97113
 def play(shape: Shape, run: TrainingRun, *, inplace: bool = True) -> Played:

@@ -160,8 +160,8 @@ for values in ({"method": "qlora"}, {"method": "dpo"}):
     job = {"config": config, "run": to_dict(run), "device": "cpu", "steps": 1}
     found = measured(job, lambda stage: None)
     assert found["status"] == "ok", found
-outside = [m for m, v in sys.modules.items() if "site-packages" in (getattr(v, "__file__", "") or "")
-           and "/present/" not in v.__file__ and "/site/" not in v.__file__]
+files = [getattr(module, "__file__", None) or "" for module in list(sys.modules.values())]
+outside = [f for f in files if "site-packages" in f and "/present/" not in f and "/site/" not in f]
 assert not outside, outside[:5]
 print(transformers.__version__, transformers.__file__)
 """

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Recipe', 'read_recipe', 'recipe_folder', 'list_recipes', 'main', 'list_command']
 
-# %% ../nbs/cookbook/01_cli.ipynb #1d416942
+# %% ../nbs/cookbook/01_cli.ipynb #0a8b3cf2
 import json
 import sys
 from dataclasses import asdict, dataclass
@@ -13,8 +13,10 @@ from pathlib import Path
 
 import click
 
-from cookbook import __version__
-from cookbook.notebooks import BuildError, read_cells
+from advisor.console import EXIT_CODES, Program
+from . import __version__
+from .memory_cli import measure_command, simulate_command
+from .notebooks import BuildError, read_cells
 
 # %% ../nbs/cookbook/01_cli.ipynb #b148ccbd
 @dataclass(frozen=True)
@@ -49,11 +51,20 @@ def list_recipes(folder: Path | None) -> list[Recipe]:
         return []
     return [read_recipe(p) for p in sorted(folder.glob("*.ipynb")) if p.name[0] not in "._"]
 
-# %% ../nbs/cookbook/01_cli.ipynb #668f30f1
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+# %% ../nbs/cookbook/01_cli.ipynb #ea0cd871
+@click.group(
+    cls=Program,
+    epilog=EXIT_CODES,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
 @click.version_option(__version__, prog_name="cookbook")
+@click.option("--debug", is_flag=True, expose_value=False, help="Show the traceback of an error.")
 def main() -> None:
-    """Working notebooks, one per way of adapting a language model."""
+    """Working notebooks, one per way of adapting a language model, and what they take."""
+
+
+for command in (simulate_command, measure_command):
+    main.add_command(command)
 
 
 @main.command("list")
