@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 # %% auto #0
 __all__ = ['ONE', 'LENGTH', 'LENGTH_SQUARED', 'TOKENS', 'TOKENS_LENGTH', 'BASES', 'TERMS', 'WORKING', 'ACTIVATIONS', 'GRADIENTS',
-           'Vector', 'Grads', 'Saved', 'Backward', 'basis_values', 'Peak', 'covers', 'Tape', 'Storage', 'Tensor',
-           'Node', 'apply', 'Frame', 'checkpoint', 'start', 'backward', 'disabled']
+           'Vector', 'Grads', 'Saved', 'Results', 'Backward', 'basis_values', 'Peak', 'covers', 'Tape', 'Storage',
+           'Tensor', 'Raw', 'Node', 'apply', 'Frame', 'checkpoint', 'start', 'backward', 'disabled']
 
 # %% ../nbs/advisor/33_tape.ipynb #3390b993
 ONE, LENGTH, LENGTH_SQUARED, TOKENS, TOKENS_LENGTH = range(5)
@@ -46,7 +46,7 @@ def covers(a: Vector, b: Vector) -> bool:
     """Whether `a` is at least as large as `b` for every batch and length."""
     return all(x >= y for x, y in zip(a, b, strict=True))
 
-# %% ../nbs/advisor/33_tape.ipynb #bac1477c
+# %% ../nbs/advisor/33_tape.ipynb #61c344fc
 class Tape:
     """Live bytes of one training step, and the moments at which they were highest.
 
@@ -64,7 +64,7 @@ class Tape:
         self.grad_enabled = True
         self.autocast = self.has_autocast = autocast
         self.inplace = inplace
-        self.casts: dict[int, Tensor] = {}
+        self.casts: dict[int, Tensor] | None = {}  # of weights that train, kept by autocast
         self.frame: Frame | None = None
         self.collected: list[Tensor] | None = None
         self.wanted = 0
@@ -157,10 +157,27 @@ class Tensor:
             term,
         )
 
-# %% ../nbs/advisor/33_tape.ipynb #0ca76cf8
+# %% ../nbs/advisor/33_tape.ipynb #0e5c743a
 Grads = list["Tensor | None"]
 Saved = list["Tensor | None"]
-Backward = Callable[[Grads, Saved], Sequence["Tensor | None"]]
+Results = Sequence["Tensor | Raw | None"]
+Backward = Callable[[Grads, Saved], Results]
+
+
+class Raw:
+    """A gradient that does not fit its input yet: the engine sums it up or casts it afterwards."""
+
+    __slots__ = ("basis", "count", "tensor", "width")
+
+    def __init__(self, tensor: Tensor, count: float, basis: int, width: int) -> None:
+        self.tensor, self.count, self.basis, self.width = tensor, count, basis, width
+
+    def fitted(self) -> Tensor:
+        """The gradient in the shape and type of the input."""
+        raw = self.tensor
+        if raw.basis == self.basis:
+            return raw.like(self.count, self.width)
+        return raw.tape.new(self.count, self.basis, self.width)
 
 
 class Node:
@@ -292,7 +309,7 @@ def _recompute(tape: Tape, frame: Frame) -> None:
         node.saved = [next(values) if flag else None for flag in where]
     frame.nodes, frame.done = [], True
 
-# %% ../nbs/advisor/33_tape.ipynb #3c2b5375
+# %% ../nbs/advisor/33_tape.ipynb #0c7b8a4b
 def backward(
     loss: Tensor, grad: Tensor, crossing: Callable[[int], None] | None = None
 ) -> None:
@@ -311,13 +328,25 @@ def backward(
             if crossing is not None:
                 crossing(node.sequence)
             grads, saved = buffers.pop(node.sequence), _unpack(tape, node)
-            results = list(node.backward(grads, saved))
+            raw = list(node.backward(grads, saved))
             edges = node.edges
             del grads, saved, node
+            results = _fit(raw)
             _hand_out(results, edges, buffers, queue)
             del results, edges
 
-# %% ../nbs/advisor/33_tape.ipynb #ec8d241a
+# %% ../nbs/advisor/33_tape.ipynb #cec1fe39
+def _fit(raw: list[Tensor | Raw | None]) -> Grads:
+    """What the engine does to gradients of the wrong shape or type (validate_outputs)."""
+    results: Grads = []
+    raw.reverse()
+    while raw:
+        last = raw.pop()
+        results.append(last.fitted() if isinstance(last, Raw) else last)
+        del last
+    return results
+
+
 def _unpack(tape: Tape, node: Node) -> Saved:
     if node.frame is not None and not node.frame.done:
         _recompute(tape, node.frame)

@@ -187,8 +187,17 @@ def verify(archive: Path) -> dict[str, object]:
             [sys.executable, "-S", "-c", CHECK, *names], check=True, text=True, cwd=folder,
             stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": path, "HF_HUB_OFFLINE": "1"},
         )  # fmt: skip
+        rows = str(folder / "rows.jsonl")
+        script = str(folder / "app" / "benchmarks" / "gpu_memory.py")
+        words = ["--device", "cpu", "--tiny", "--rows", "3", "--append", rows]
+        subprocess.run(
+            [sys.executable, "-S", script, *words], check=True, cwd=folder,
+            stdout=subprocess.DEVNULL, env={**os.environ, "PYTHONPATH": path},
+        )  # fmt: skip
+        measured = len(Path(rows).read_text(encoding="utf-8").splitlines())
     said = done.stdout.strip().splitlines()[-1]
-    assert "/site/" in said, said
+    if "/site/" not in said or measured != 3:
+        raise SystemExit(f"the archive does not run: {said}, {measured} rows")
     return {"imports": len(names), "taken as present, not here": missing}
 
 
@@ -196,7 +205,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--python", default="3.12", help="Python of the machine")
     parser.add_argument("--cuda", default="130", help="CUDA of its PyTorch, as 130 for 13.0")
-    parser.add_argument("--wheels", default=str(OUT / "wheels"), help="where wheels are kept")
+    parser.add_argument("--wheels", default=str(ROOT / "build" / "gpu-wheels"), help="kept here")
     options = parser.parse_args()
     OUT.mkdir(parents=True, exist_ok=True)
     requirements = wanted()

@@ -21,13 +21,16 @@ from pathlib import Path
 from typing import Any
 
 from advisor.errors import AdvisorError
+from advisor.machine import gpu_report
 from advisor.memory import estimate, resolve
 from advisor.shapes import Model, find_model
 from advisor.training_run import TrainingRun, resolved, to_dict
 from cookbook.measure import Worker, append_row, measure, measurement_dict, read_rows
 
 GIB = 2**30
-RESULTS = Path(__file__).resolve().parent / "results"
+ROOT = Path(__file__).resolve().parents[1]
+GPU_ROWS = ROOT / "benchmarks" / "results" / "gpu_memory.jsonl"
+CPU_ROWS = ROOT / "build" / "gpu_memory_cpu.jsonl"
 MODELS = {
     "0.5B": "Qwen/Qwen2.5-0.5B",
     "1B": "meta-llama/Llama-3.2-1B",
@@ -257,9 +260,10 @@ def measure_row(original: Row, options: argparse.Namespace, worker: Worker, left
     limit = limit_bytes(row, model, options.tiny, original)
 
     def once() -> Any:
+        imports = 0 if worker.process else 90  # seconds a new child may need for its libraries
         return measure(
             model, row.run, steps=options.steps, device=options.device, worker=worker,
-            timeout_s=min(options.row_seconds, left), memory_limit_bytes=limit,
+            timeout_s=min(options.row_seconds + imports, left), memory_limit_bytes=limit,
         )  # fmt: skip
 
     try:
@@ -293,28 +297,29 @@ def usable_bytes(found: Any) -> int | None:
     return total - (found.details.get("outside_bytes") or 0) if total else None
 
 
-def run_all(options: argparse.Namespace) -> None:
+def run_all(options: argparse.Namespace, worker: Worker) -> None:
     """Measure what is not in the file yet, until the time is up."""
     began = time.monotonic()
     done = {row.get("key") for row in read_rows(options.append)}
     rows = all_rows()[: options.rows]
+    for row in rows:  # a bad row shows now, not when the card is waiting
+        estimate(find_model(MODELS[row.size]), row.run)
     slowest = 10.0
-    with Worker() as worker:
-        for number, row in enumerate(rows, 1):
-            left = options.budget - (time.monotonic() - began)
-            if key(row, options.tiny) in done:
-                continue
-            if left < slowest:
-                print(f"out of time: {len(rows) - number + 1} rows were not measured")
-                break
-            start = time.monotonic()
-            values = measure_row(row, options, worker, left)
-            values |= {"key": key(row, options.tiny), "label": row.label(), "size": row.size,
-                       "limit_gib": row.limit_gib, "repeat": row.repeat}  # fmt: skip
-            append_row(options.append, values)
-            if number > 1:  # the first one waits for imports
-                slowest = max(slowest, min(time.monotonic() - start, 30.0))
-            print(f"{number:>3}/{len(rows)} {time.monotonic() - began:5.0f} s  {line(values)}")
+    for number, row in enumerate(rows, 1):
+        left = options.budget - (time.monotonic() - began)
+        if key(row, options.tiny) in done:
+            continue
+        if left < slowest:
+            print(f"out of time: {len(rows) - number + 1} rows were not measured")
+            break
+        start = time.monotonic()
+        values = measure_row(row, options, worker, left)
+        values |= {"key": key(row, options.tiny), "label": row.label(), "size": row.size,
+                   "limit_gib": row.limit_gib, "repeat": row.repeat}  # fmt: skip
+        append_row(options.append, values)
+        if number > 1:  # the first one waits for imports
+            slowest = max(slowest, min(time.monotonic() - start, 30.0))
+        print(f"{number:>3}/{len(rows)} {time.monotonic() - began:5.0f} s  {line(values)}")
 
 
 def line(row: dict[str, Any]) -> str:
@@ -386,7 +391,8 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def main() -> None:
+def parsed(words: list[str] | None = None) -> argparse.Namespace:
+    """The options of the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--tiny", action="store_true", help="toys of the same architectures")
@@ -396,13 +402,28 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=2, help="steps that count, after the first")
     parser.add_argument("--rows", type=int, help="only the first so many")
     parser.add_argument("--summary", action="store_true", help="measure nothing")
-    options = parser.parse_args()
+    parser.add_argument("--record", action="store_true", help="keep the summary in results/")
+    options = parser.parse_args(words)
     if options.append is None:
-        name = "gpu_memory.jsonl" if options.device == "cuda" else "gpu_memory_cpu.jsonl"
-        options.append = str(RESULTS / name)
+        path = GPU_ROWS if options.device == "cuda" else CPU_ROWS
+        path.parent.mkdir(exist_ok=True)
+        options.append = str(path)
+    return options
+
+
+def main() -> None:
+    options = parsed()
     if not options.summary:
-        run_all(options)
-    print(json.dumps(summary(read_rows(options.append)), indent=1))
+        if options.device == "cuda" and not gpu_report().gpus:
+            raise SystemExit("no NVIDIA GPU here; --device cpu --tiny proves the script without")
+        with Worker() as worker:
+            run_all(options, worker)
+    found = summary(read_rows(options.append))
+    print(json.dumps(found, indent=1))
+    if options.record:
+        from results import append
+
+        append("gpu_memory" if options.device == "cuda" else "gpu_memory_cpu", found)
 
 
 if __name__ == "__main__":
