@@ -37,7 +37,7 @@ test: .venv/.installed ## the notebooks' own tests, then pytest
 	@$(BIN)/pytest
 
 gpu-test: .venv/.installed ## measure on the GPU of this machine, beside the estimates (nine minutes)
-	@$(BIN)/python benchmarks/gpu_memory.py
+	@$(BIN)/python benchmarks/gpu_memory.py $(if $(shell command -v nvidia-smi),,--device cpu --tiny)
 
 prepare: ## before a commit: export, clean, lint, types, test
 	@$(MAKE) --no-print-directory export

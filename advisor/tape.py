@@ -46,11 +46,12 @@ def covers(a: Vector, b: Vector) -> bool:
     """Whether `a` is at least as large as `b` for every batch and length."""
     return all(x >= y for x, y in zip(a, b, strict=True))
 
-# %% ../nbs/advisor/33_tape.ipynb #61c344fc
+# %% ../nbs/advisor/33_tape.ipynb #6d3adefe
 class Tape:
     """Live bytes of one training step, and the moments at which they were highest.
 
-    `inplace`: gradients are added into a buffer that nobody else holds, as the engine does.
+    `inplace`: as on a GPU. Gradients are added into a buffer that nobody else holds, and kernels
+    allocate what no dispatcher sees. Without it the tape plays what a traced step shows.
     """
 
     def __init__(self, *, autocast: bool = False, inplace: bool = True) -> None:

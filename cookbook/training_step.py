@@ -19,7 +19,7 @@ from .sharding import local
 from .tracker import MemoryTracker, add_temporary
 
 # %% auto #0
-__all__ = ['State', 'PHASES', 'optimizer_states', 'optimizer_temporaries', 'run_step']
+__all__ = ['State', 'PHASES', 'optimizer_states', 'optimizer_temporaries', 'step_loss', 'run_step']
 
 # %% ../nbs/cookbook/21_training_step.ipynb #63fd58b3
 State = tuple[tuple[int, ...], torch.dtype]
@@ -87,8 +87,8 @@ def _optimizer(optimizer: str, shadows: list[Any]) -> Any:
     made.step()
     return made
 
-# %% ../nbs/cookbook/21_training_step.ipynb #4faf735a
-def _loss(
+# %% ../nbs/cookbook/21_training_step.ipynb #4dafd0e5
+def step_loss(
     built: Built, run: TrainingRun, batch: dict[str, Any], tracker: MemoryTracker
 ) -> tuple[Any, Any]:
     """The loss, and what the trainer still holds while it goes backward."""
@@ -126,7 +126,7 @@ def _without_checkpointing(model: Any, run: TrainingRun) -> Any:
         return nullcontext()
     return disable_gradient_checkpointing(model, {"use_reentrant": False})
 
-# %% ../nbs/cookbook/21_training_step.ipynb #4e25f279
+# %% ../nbs/cookbook/21_training_step.ipynb #1247a5e0
 PHASES = ("forward", "reference", "backward", "optimizer")
 
 
@@ -142,7 +142,7 @@ def run_step(
         stack.enter_context(AllValid())  # type: ignore[no-untyped-call]
         tracker.enter_phase("forward")
         with torch.autocast("cpu", torch.bfloat16) if run.autocast else nullcontext():
-            loss, outputs = _loss(built, run, batch, tracker)
+            loss, outputs = step_loss(built, run, batch, tracker)
         tracker.mark("after forward")
         tracker.enter_phase("backward")
         _backward(loss)
