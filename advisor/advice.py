@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from math import sqrt
 from typing import Any
 
-from .case import Case
-from .decision import Decision, Standing, because, decide
+from advisor.case import Case
+from advisor.decision import Decision, Standing, because, decide
 from advisor.flowchart import (
     STRENGTHS,
     Flowchart,
@@ -22,9 +22,9 @@ from advisor.flowchart import (
     lower_is_better,
     score_share,
 )
-from .hardware import bounds, find_card, training_estimate
-from .questions import Answer
-from .sensitivity import Trial, Unknown, flips, outcome_flips, trials, unknowns
+from advisor.hardware import bounds, find_card, training_estimate
+from advisor.questions import Answer
+from advisor.sensitivity import Trial, Unknown, flips, outcome_flips, trials, unknowns
 
 # %% auto #0
 __all__ = ['MAX_STEPS', 'CHEAPER', 'RETENTION', 'SAFETY', 'RETRIEVAL', 'COST', 'ENOUGH_ITEMS', 'TRAINS_ON_LABELS', 'Gate',

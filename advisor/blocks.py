@@ -40,9 +40,9 @@ from advisor.operations import (
     take_rows,
     unary,
 )
-from .shapes import Projection, Shape, expert_parameters, norm_size, projections
-from .tape import ONE, TERMS, Storage, Tape, Tensor
-from .training_run import TrainingRun
+from advisor.shapes import Projection, Shape, expert_parameters, norm_size, projections
+from advisor.tape import ONE, TERMS, Storage, Tape, Tensor
+from advisor.training_run import TrainingRun
 
 # %% auto #0
 __all__ = ['BYTES', 'Triple', 'Cosines', 'Step', 'four_bit_bytes', 'is_target', 'Linear', 'Layer', 'rms_norm', 'rms_norm_olmo2',

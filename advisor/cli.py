@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from . import __version__
+from advisor import __version__
 from advisor.console import (
     EXIT_CODES,
     Program,
@@ -23,8 +23,8 @@ from advisor.console import (
     say,
     width_option,
 )
-from .errors import AdvisorError
-from .sizing import cost_command, fit_command, memory_command
+from advisor.errors import AdvisorError
+from advisor.sizing import cost_command, fit_command, memory_command
 
 # %% auto #0
 __all__ = ['main', 'ask_command', 'is_file_name', 'explanation', 'drawing', 'explain_command', 'evidence_command',

@@ -9,11 +9,11 @@ from dataclasses import asdict, dataclass
 from functools import lru_cache
 from typing import Any
 
-from .errors import EXIT_NO, EXIT_UNKNOWN, AdvisorError, did_you_mean, show
-from .gpus import Gpu, Prices, prices
-from .ranges import Range, exactly
-from .serving import Serving, largest_concurrency
-from .shapes import Model
+from advisor.errors import EXIT_NO, EXIT_UNKNOWN, AdvisorError, did_you_mean, show
+from advisor.gpus import Gpu, Prices, prices
+from advisor.ranges import Range, exactly
+from advisor.serving import Serving, largest_concurrency
+from advisor.shapes import Model
 from advisor.speed import (
     csv_rows,
     pass_size,
@@ -23,7 +23,7 @@ from advisor.speed import (
     training_flops_per_token,
     utilisation,
 )
-from .training_run import TrainingRun, resolved
+from advisor.training_run import TrainingRun, resolved
 
 # %% auto #0
 __all__ = ['PADDING', 'TRAINING_ASSUMPTIONS', 'TOGETHER', 'BUSY', 'TrainingCost', 'training_cost', 'ServingCost', 'serving_cost',

@@ -96,7 +96,7 @@ def _set(costs: str, **values: Any) -> tuple[Change, Callable[[TrainingRun], Tra
         words.append(flag(key) if value is True else f"{flag(key)} {value}")
     return Change(" ".join(words), costs), lambda run: replace(run, **values)
 
-# %% ../nbs/advisor/41_fit.ipynb #acb02d18
+# %% ../nbs/advisor/41_fit.ipynb #63dbcb4a
 def _harder_changes(
     run: TrainingRun,
 ) -> Iterable[tuple[Change, Callable[[TrainingRun], TrainingRun]]]:
@@ -128,7 +128,7 @@ def _method(name: str, costs: str) -> tuple[Change, Callable[[TrainingRun], Trai
 
     return Change(f"--method {name}", costs), change
 
-
+# %% ../nbs/advisor/41_fit.ipynb #c2866d72
 def cheapest_change(model: Model, run: TrainingRun, gpu: Gpu) -> tuple[Change, ...] | None:
     """The cheapest change that makes a run fit, several if one is not enough, None if none do.
 
@@ -148,9 +148,13 @@ def cheapest_change(model: Model, run: TrainingRun, gpu: Gpu) -> tuple[Change, .
             return tuple(made.values())
     return None
 
-# %% ../nbs/advisor/41_fit.ipynb #9c334eee
+# %% ../nbs/advisor/41_fit.ipynb #56892d36
 LENGTHS = (512, 1024, 2048, 4096, 8192, 16_384, 32_768)
+
+
 MAX_BATCH = 4096
+
+
 WAYS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("full", "full, as TRL does it", {"method": "full"}),
     ("full", "full, bf16, 8-bit AdamW",
@@ -181,7 +185,7 @@ class Way:
         """Whether anything fits."""
         return any(self.batches.values())
 
-
+# %% ../nbs/advisor/41_fit.ipynb #6121cab9
 def largest_batch(curve: PeakCurve, seq_len: int, budget: float) -> int:
     """The largest batch whose allocated peak is within `budget` bytes; 0 if not even one."""
     if curve(1, seq_len) > budget:

@@ -11,8 +11,8 @@ from functools import lru_cache
 from statistics import median
 from typing import Any
 
-from .errors import AdvisorError, did_you_mean, show
-from .files import data_path
+from advisor.errors import AdvisorError, did_you_mean, show
+from advisor.files import data_path
 
 # %% auto #0
 __all__ = ['MIB', 'GIB', 'UNSOURCED_SHARE', 'HIDDEN_GIB', 'Gpu', 'gpus', 'usable_bytes', 'process_bytes', 'find_gpu', 'Price',

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from .errors import AdvisorError
-from .gpus import Gpu, find_gpu, gpus
-from .shapes import Model, catalogue
+from advisor.errors import AdvisorError
+from advisor.gpus import Gpu, find_gpu, gpus
+from advisor.shapes import Model, catalogue
 
 # %% auto #0
 __all__ = ['BYTES_PER_PARAMETER', 'TIGHT_SHARE', 'SETTINGS', 'EPOCHS', 'EXAMPLE_TOKENS', 'parameters_from_id', 'cards',

@@ -64,7 +64,7 @@ def _keep(path: str, text: str) -> None:
         os.makedirs(os.path.dirname(path), exist_ok=True)
         write_text(path, text, force=True)
 
-# %% ../nbs/advisor/29_hub.ipynb #764f9ad6
+# %% ../nbs/advisor/29_hub.ipynb #bacc0ca8
 def _download(model_id: str) -> str:
     if os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on"):
         raise _unreachable(model_id, "HF_HUB_OFFLINE is set")
@@ -99,7 +99,7 @@ def _refused(model_id: str, code: int) -> AdvisorError:
         return AdvisorError(f"{model_id}: neither in the catalogue nor on the hub.")
     return _unreachable(model_id, f"HTTP {code}")
 
-
+# %% ../nbs/advisor/29_hub.ipynb #afddd21e
 def _unreachable(model_id: str, why: str) -> AdvisorError:
     return AdvisorError(
         f"{model_id}: not in the catalogue, and the hub can't be reached ({why}).",

@@ -69,7 +69,7 @@ def unseen_bytes(run: TrainingRun, shape: Shape, place: str, gpu: Gpu | None = N
     new = gpu is not None and float(gpu.compute_capability or 0) >= 9
     return (HOPPER_WORKSPACE if new else CUBLAS_WORKSPACE) + hidden
 
-# %% ../nbs/advisor/40_memory.ipynb #a8cce9e7
+# %% ../nbs/advisor/40_memory.ipynb #d7dcb55e
 @dataclass(frozen=True)
 class _Sizes:
     """What is added to every moment, and how terms are shared out."""
@@ -109,7 +109,7 @@ def _terms(moment: Moment, bases: tuple[float, ...], sizes: _Sizes) -> dict[str,
     terms["sharing"] = share.extra
     return terms
 
-
+# %% ../nbs/advisor/40_memory.ipynb #9e9bd4da
 def _highest(
     played: Played, bases: tuple[float, ...], sizes: _Sizes, unseen: Callable[[str], float]
 ) -> tuple[Moment, dict[str, float]]:

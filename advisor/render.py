@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from .flowchart import STRENGTHS
+from advisor.flowchart import STRENGTHS
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType

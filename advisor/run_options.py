@@ -15,7 +15,7 @@ from .training_run import CHOICES, TrainingRun
 # %% auto #0
 __all__ = ['F', 'RUN_OPTIONS', 'MORE_RUN_OPTIONS', 'run_options', 'run_from']
 
-# %% ../nbs/advisor/44_run_options.ipynb #5197424f
+# %% ../nbs/advisor/44_run_options.ipynb #c181d245
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -46,6 +46,8 @@ RUN_OPTIONS = (
     click.option("--weights-dtype", type=_choice("weights_dtype"),
                  help="Type the weights are loaded in.  [fp32; bf16 with --precision bf16]"),
 )  # fmt: skip
+
+# %% ../nbs/advisor/44_run_options.ipynb #0e49aa1f
 MORE_RUN_OPTIONS = (
     click.option("--loss", type=_choice("loss"), default="chunked", show_default=True,
                  help="Whole logits, Liger's fused loss, or TRL's chunks."),

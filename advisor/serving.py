@@ -8,10 +8,10 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from .errors import AdvisorError
-from .gpus import GIB, Gpu, process_bytes
-from .ranges import Range, exactly
-from .shapes import Model, Shape, parameter_count, projections
+from advisor.errors import AdvisorError
+from advisor.gpus import GIB, Gpu, process_bytes
+from advisor.ranges import Range, exactly
+from advisor.shapes import Model, Shape, parameter_count, projections
 
 # %% auto #0
 __all__ = ['BYTES_PER_WEIGHT', 'PIECE_TOKENS', 'CONTEXT_GIB', 'GRAPHS_GIB', 'BLOCK_TOKENS', 'SERVING_LIMITS', 'ASSUMPTIONS',

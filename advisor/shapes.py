@@ -17,14 +17,14 @@ from .errors import EXIT_UNKNOWN, AdvisorError, did_you_mean, show
 from .files import data_path, name_of, read_text
 
 # %% auto #0
-__all__ = ['LARGEST', 'ENCODERS', 'Shape', 'Projection', 'projections', 'norm_size', 'qk_norm_size', 'expert_parameters',
+__all__ = ['LARGEST', 'ENCODERS', 'Sizes', 'Shape', 'Projection', 'projections', 'norm_size', 'qk_norm_size', 'expert_parameters',
            'layer_parameters', 'parameter_count', 'active_parameter_count', 'architectures', 'known_architecture',
            'read_shape', 'Model', 'catalogue', 'find_model']
 
-# %% ../nbs/advisor/32_shapes.ipynb #5df746dd
+# %% ../nbs/advisor/32_shapes.ipynb #2f131e6e
 @dataclass(frozen=True)
-class Shape:
-    """The sizes of a decoder-only language model; counts in elements, dropouts as probabilities."""
+class Sizes:
+    """The counts of a decoder-only language model, in elements."""
 
     model_type: str
     hidden_size: int
@@ -34,21 +34,34 @@ class Shape:
     head_dim: int
     ffn_size: int
     vocab_size: int
-    tied_embeddings: bool
-    layer: str
+    positions: int
+    rotary_dim: int
     norms: int
+    experts: int
+    experts_per_token: int
+    expert_size: int
+    shared_expert_size: int
+    window: int | None
+    windowed_layers: int
+    tied_embeddings: bool
+
+# %% ../nbs/advisor/32_shapes.ipynb #babb963f
+@dataclass(frozen=True)
+class Shape(Sizes):
+    """The counts, and how the parts are built; dropouts are probabilities."""
+
+    layer: str
     norm: str
     attention: str
     mlp: str
     activation: str
     linear: str
     modules: tuple[str, ...]
+    lora_targets: tuple[str, ...]
     qkv_bias: bool
     out_bias: bool
     mlp_bias: bool
     qk_norm: str
-    rotary_dim: int
-    positions: int
     embedding_scale: bool
     residual_scale: bool
     logit_scale: bool
@@ -57,13 +70,6 @@ class Shape:
     embedding_dropout: float
     residual_dropout: float
     attention_dropout: float
-    experts: int
-    experts_per_token: int
-    expert_size: int
-    shared_expert_size: int
-    window: int | None
-    windowed_layers: int
-    lora_targets: tuple[str, ...]
 
     @property
     def query_size(self) -> int:
@@ -150,13 +156,15 @@ def active_parameter_count(shape: Shape) -> int:
     idle = shape.experts - shape.experts_per_token
     return parameter_count(shape) - shape.layers * idle * 3 * shape.hidden_size * shape.expert_size
 
-# %% ../nbs/advisor/32_shapes.ipynb #4fb4a1a9
+# %% ../nbs/advisor/32_shapes.ipynb #cc491669
 LARGEST = 10**8
+
+
 ENCODERS = (
     "bert", "roberta", "deberta", "electra", "albert", "xlm", "mpnet", "t5", "bart", "whisper",
 )  # fmt: skip
 
-
+# %% ../nbs/advisor/32_shapes.ipynb #e36d568b
 class _Config:
     """The values of one config.json, checked as they are read."""
 
@@ -187,14 +195,6 @@ class _Config:
             raise self.wrong(key, f"{show(value)} is not between 1 and {LARGEST:,}")
         return value
 
-    def share(self, field_name: str, default: float) -> float:
-        """A number from 0 to 1."""
-        value = self.get(field_name, default)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
-            key = self.keys.get(field_name, field_name)
-            raise self.wrong(key, f"{show(value)} is not a number from 0 to 1")
-        return float(value)
-
     def flag(self, key: str | bool, default: bool = False) -> bool:
         """A switch: fixed by the architecture, or a key of the config."""
         if isinstance(key, bool):
@@ -203,6 +203,15 @@ class _Config:
         if not isinstance(value, bool):
             raise self.wrong(key, f"{show(value)} is not true or false")
         return value
+
+# %% ../nbs/advisor/32_shapes.ipynb #1e826beb
+def _share(config: _Config, field_name: str, default: float) -> float:
+    """A number from 0 to 1."""
+    value = config.get(field_name, default)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+        key = config.keys.get(field_name, field_name)
+        raise config.wrong(key, f"{show(value)} is not a number from 0 to 1")
+    return float(value)
 
 # %% ../nbs/advisor/32_shapes.ipynb #925a793b
 @lru_cache
@@ -243,7 +252,7 @@ def known_architecture(values: Mapping[str, Any], name: str) -> dict[str, Any]:
         )
     return architectures()[kind]
 
-# %% ../nbs/advisor/32_shapes.ipynb #223db30d
+# %% ../nbs/advisor/32_shapes.ipynb #e3927f7b
 def read_shape(values: Mapping[str, Any], name: str = "config.json") -> Shape:
     """The shape that a config.json describes.
 
@@ -282,7 +291,7 @@ def _ffn_size(config: _Config, row: Mapping[str, Any], hidden: int) -> int:
         return config.integer("expert_size")
     return config.integer("intermediate_size", default)
 
-
+# %% ../nbs/advisor/32_shapes.ipynb #587f0b6c
 def _activation(config: _Config) -> str:
     value = config.get("hidden_act")
     if not isinstance(value, str):
@@ -294,10 +303,10 @@ def _rotary_dim(config: _Config, head_dim: int) -> int:
     rope = config.get("rope_parameters") or {}
     factor = rope.get("partial_rotary_factor") if isinstance(rope, dict) else None
     if factor is None:
-        factor = config.share("partial_rotary_factor", 1.0)
+        factor = _share(config, "partial_rotary_factor", 1.0)
     return int(head_dim * factor)
 
-# %% ../nbs/advisor/32_shapes.ipynb #fd1db884
+# %% ../nbs/advisor/32_shapes.ipynb #61fc082a
 def _parts(config: _Config, row: Mapping[str, Any]) -> dict[str, Any]:
     layer, norms = row["layer"], row["norms"]
     if "parallel" in row["keys"]:
@@ -322,16 +331,16 @@ def _parts(config: _Config, row: Mapping[str, Any]) -> dict[str, Any]:
         **{key: row[key] for key in ("embedding_scale", "residual_scale", "logit_scale")},
     }  # fmt: skip
 
-
+# %% ../nbs/advisor/32_shapes.ipynb #5f1aefd5
 def _numbers(config: _Config, row: Mapping[str, Any]) -> dict[str, Any]:
     experts = row["mlp"] == "experts"
     window, windowed = _windows(config)
     return {
         "attention_softcap": config.get("attn_logit_softcapping") is not None,
         "logit_softcap": config.get("final_logit_softcapping") is not None,
-        "embedding_dropout": config.share("embedding_dropout", 0.0),
-        "residual_dropout": config.share("residual_dropout", 0.0),
-        "attention_dropout": config.share("attention_dropout", 0.0),
+        "embedding_dropout": _share(config, "embedding_dropout", 0.0),
+        "residual_dropout": _share(config, "residual_dropout", 0.0),
+        "attention_dropout": _share(config, "attention_dropout", 0.0),
         "experts": config.integer("experts") if experts else 0,
         "experts_per_token": config.integer("num_experts_per_tok") if experts else 0,
         "expert_size": config.integer("expert_size") if experts else 0,
@@ -358,7 +367,7 @@ def _windows(config: _Config) -> tuple[int | None, int]:
         return window, max(0, layers - int(values.get("max_window_layers", layers)))
     return window, layers
 
-# %% ../nbs/advisor/32_shapes.ipynb #e2ece10b
+# %% ../nbs/advisor/32_shapes.ipynb #5d5d47aa
 @dataclass(frozen=True)
 class Model:
     """A model: its id, where its shape comes from, and its config.json."""
@@ -392,7 +401,7 @@ def catalogue() -> dict[str, Model]:
         for name in (row["id"], *row.get("aliases", ()))
     }
 
-
+# %% ../nbs/advisor/32_shapes.ipynb #e80e03db
 def find_model(name: str) -> Model:
     """The model of that name: a catalogued id, a config.json, a checkpoint folder, a hub id.
 

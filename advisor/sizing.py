@@ -52,7 +52,7 @@ def serve_options(command: Any) -> Any:
         command = option(command)
     return command
 
-# %% ../nbs/advisor/46_sizing.ipynb #a06fe55f
+# %% ../nbs/advisor/46_sizing.ipynb #e94062d6
 @click.command("memory")
 @model_option
 @run_options
@@ -86,7 +86,7 @@ def memory_command(
 
 Answer = tuple[dict[str, Any], str, bool]
 
-
+# %% ../nbs/advisor/46_sizing.ipynb #efcc0fa5
 def _training(name: str, gpu: str | None, flags: dict[str, Any], width: int) -> Answer:
     from advisor.fit import cheapest_change, verdict
     from advisor.gpus import find_gpu
@@ -105,7 +105,7 @@ def _training(name: str, gpu: str | None, flags: dict[str, Any], width: int) -> 
     values["cheapest_change"] = None if changes is None else [vars(c) for c in changes]
     return values, memory_text(found, judged, changes, width), judged.yes
 
-
+# %% ../nbs/advisor/46_sizing.ipynb #6473d016
 def _serving(name: str, gpu: str | None, flags: dict[str, Any], width: int) -> Answer:
     from advisor.gpus import find_gpu
     from advisor.serving import Serving, largest_concurrency, serving_memory
@@ -162,7 +162,7 @@ def fit_command(
     if not fits:
         raise click.exceptions.Exit(EXIT_NO)
 
-# %% ../nbs/advisor/46_sizing.ipynb #a221ef22
+# %% ../nbs/advisor/46_sizing.ipynb #37fa9276
 def _what_to_fit(flags: dict[str, Any]) -> tuple[str, str | None, int]:
     """Model, card and number of cards, from the flags or the case file."""
     model, gpu, count = flags["model"], flags["gpu"], flags["gpus"]
@@ -178,7 +178,7 @@ def _what_to_fit(flags: dict[str, Any]) -> tuple[str, str | None, int]:
         raise AdvisorError(f"--model is missing{where}.", hint="Try: advisor fit --model NAME")
     return model, gpu, int(count or 1)
 
-
+# %% ../nbs/advisor/46_sizing.ipynb #9fb32c2f
 def _fit(
     name: str, gpu: str | None, count: int, flags: dict[str, Any], lengths: tuple[int, ...]
 ) -> Answer:  # fmt: skip
@@ -207,38 +207,32 @@ def _fit(
     title = card.id if count == 1 else f"{count} × {card.id}"
     return values, ways_text(model.id, title, ways), fitting
 
-# %% ../nbs/advisor/46_sizing.ipynb #962a9f11
+# %% ../nbs/advisor/46_sizing.ipynb #ff9f935a
 def _cards(model: Any, base: Any, methods: tuple[str, ...], lengths: tuple[int, ...]) -> Answer:
     from advisor.fit import WAYS, offers
     from advisor.memory import estimate
     from advisor.sizing_text import gib, offers_text
     from advisor.training_run import TrainingRun
 
-    length = min(lengths) if lengths else 1024
-    rows, parts, nearest = [], [], None
+    length = min(lengths)
+    common = {"gpus": base.gpus, "sharding": base.sharding, "seq_len": length, "batch": 1}
+    rows, parts = [], [f"One sequence of {length:,} tokens at a time\n"]
     for method, name, settings in WAYS:
         if methods and method not in methods:
             continue
-        run = TrainingRun(
-            **{"gpus": base.gpus, "sharding": base.sharding, "seq_len": length, "batch": 1}
-            | settings
-        )
-        found = estimate(model, run)
-        cards = offers(found)
-        rows.append(
-            {"method": method, "name": name, "needed_bytes": found.reserved_peak_bytes.typical,
-             "cards": [{"gpu": o.gpu.id, "usd_per_hour": o.usd_per_hour, "word": o.verdict.word}
-                       for o in cards]}
-        )  # fmt: skip
-        if cards:
-            parts.append(offers_text(model.id, name, cards))
-        else:
-            parts.append(f"{model.id}, {name}: no card of the catalogue "
-                         f"({gib(found.reserved_peak_bytes.typical)})\n")  # fmt: skip
-            nearest = min(nearest or 1e30, found.reserved_peak_bytes.typical)
-    head = f"One sequence of {length:,} tokens at a time\n\n"
+        found = estimate(model, TrainingRun(**{**common, **settings}))
+        need, cards = found.reserved_peak_bytes.typical, offers(found)
+        rows.append({"method": method, "name": name, "needed_bytes": need, "cards": _rows(cards)})
+        none = f"{model.id}, {name}: no card of the catalogue ({gib(need)})\n"
+        parts.append(offers_text(model.id, name, cards) if cards else none)
     values = {"schema": 1, "model": model.id, "seq_len": length, "ways": rows}
-    return values, head + "\n".join(parts), any(row["cards"] for row in rows)
+    return values, "\n".join(parts), any(row["cards"] for row in rows)
+
+
+def _rows(cards: Any) -> list[dict[str, Any]]:
+    return [
+        {"gpu": o.gpu.id, "usd_per_hour": o.usd_per_hour, "word": o.verdict.word} for o in cards
+    ]
 
 # %% ../nbs/advisor/46_sizing.ipynb #f0b0159e
 @click.command("cost")

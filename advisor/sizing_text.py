@@ -34,12 +34,14 @@ def bar(share: float, cells: int) -> str:
     whole, rest = divmod(eighths, 8)
     return "█" * whole + ("" if rest == 0 else "▏▎▍▌▋▊▉"[rest - 1])
 
-# %% ../nbs/advisor/45_sizing_text.ipynb #6a69c906
+# %% ../nbs/advisor/45_sizing_text.ipynb #fa46f217
 TERM_NAMES = {
     "weights": "weights", "adapters": "adapters", "gradients": "gradients",
     "optimizer": "optimizer states", "activations": "saved activations", "logits": "logits",
     "working": "working memory", "sharing": "gathered for sharing", "unseen": "kernel workspace",
 }  # fmt: skip
+
+
 MOMENTS = {
     "forward": "in a layer, going forwards", "loss": "at the loss",
     "reference": "while the reference model runs", "layer": "in a layer, going backwards",
@@ -57,7 +59,7 @@ def bars(terms: Mapping[str, float], cells: int) -> list[str]:
         for size, name in shown
     ]
 
-
+# %% ../nbs/advisor/45_sizing_text.ipynb #f4ce5676
 def memory_text(
     found: Estimate, judged: Verdict | None, changes: Sequence[Change] | None, width: int = 100
 ) -> str:
@@ -140,7 +142,7 @@ def offers_text(model: str, name: str, found: Iterable[Offer], shown: int = 5) -
         lines.append(f"  {offer.gpu.id:<24} {price:>14}   {offer.verdict.word}{note}")
     return "\n".join([*lines, ""])
 
-# %% ../nbs/advisor/45_sizing_text.ipynb #8b9444db
+# %% ../nbs/advisor/45_sizing_text.ipynb #48189b05
 def serving_text(values: Mapping[str, Any], together: tuple[int, int, int] | None) -> str:
     """Serving memory (`ServingMemory.to_dict()`) for a terminal."""
     total = values["total"]
@@ -164,7 +166,7 @@ def _usd(spread: Mapping[str, float] | None) -> str:
         return "no price known"
     return f"{spread['typical']:,.2f} USD  ({spread['low']:,.2f} to {spread['high']:,.2f})"
 
-
+# %% ../nbs/advisor/45_sizing_text.ipynb #4c7ab229
 def training_text(values: Mapping[str, Any]) -> str:
     """Training cost (`TrainingCost.to_dict()`) for a terminal."""
     hours, use, tokens = values["hours"], values["utilisation"], values["tokens"]

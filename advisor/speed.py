@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from statistics import median
 
-from .files import data_path
-from .gpus import Gpu, gpus
-from .ranges import Range
-from .serving import Serving, kv_cache_bytes, weight_bytes
+from advisor.files import data_path
+from advisor.gpus import Gpu, gpus
+from advisor.ranges import Range
+from advisor.serving import Serving, kv_cache_bytes, weight_bytes
 from advisor.shapes import (
     Shape,
     active_parameter_count,
@@ -20,7 +20,7 @@ from advisor.shapes import (
     parameter_count,
     projections,
 )
-from .training_run import TrainingRun
+from advisor.training_run import TrainingRun
 
 # %% auto #0
 __all__ = ['MARGIN', 'PASS_SIZES', 'multiplied_parameters', 'mean_context', 'attention_flops', 'trained_adapter_parameters',

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .shapes import Shape
-from .step import Leaf, Played
-from .training_run import TrainingRun
+from advisor.shapes import Shape
+from advisor.step import Leaf, Played
+from advisor.training_run import TrainingRun
 
 # %% auto #0
 __all__ = ['SMALL_8BIT', 'PAGED_FROM', 'state_bytes', 'optimizer_bytes', 'step_temporary', 'Shards', 'shards']

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 
-from .blocks import Layer, Step, decoder_layer, norm_of, plain_norm
+from advisor.blocks import Layer, Step, decoder_layer, norm_of, plain_norm
 from advisor.operations import (
     BFLOAT16,
     FLOAT32,
@@ -27,7 +27,7 @@ from advisor.operations import (
     scale,
     unary,
 )
-from .shapes import Shape, norm_size
+from advisor.shapes import Shape, norm_size
 from advisor.tape import (
     BASES,
     LENGTH,
@@ -41,7 +41,7 @@ from advisor.tape import (
     checkpoint,
     disabled,
 )
-from .training_run import TrainingRun
+from advisor.training_run import TrainingRun
 
 # %% auto #0
 __all__ = ['PLACES', 'FORWARD', 'LOSS', 'REFERENCE', 'LAYER', 'EMBEDDING', 'AFTER', 'STEP', 'LOGITS', 'WEIGHTS', 'Tile',

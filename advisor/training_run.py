@@ -89,7 +89,7 @@ class TrainingRun:
         """Sequences in one forward pass: DPO puts chosen and rejected in one batch."""
         return self.batch * (2 if self.method == "dpo" else 1)
 
-# %% ../nbs/advisor/31_training_run.ipynb #f1ca25c1
+# %% ../nbs/advisor/31_training_run.ipynb #4eb5f2b8
 def flag(key: str) -> str:
     """The command-line spelling of a field."""
     return "--" + key.replace("_", "-")
@@ -110,6 +110,11 @@ def check(run: TrainingRun) -> None:
                 f"{flag(key)}: {value} is out of range.",
                 hint=f"A whole number from {low} to {high:,}.",
             )
+    _check_amounts(run)
+    _check_together(run)
+
+
+def _check_amounts(run: TrainingRun) -> None:
     if run.lora_dropout is not None and not 0 <= run.lora_dropout < 1:
         raise AdvisorError(
             f"{flag('lora_dropout')}: {run.lora_dropout} is out of range.",
@@ -121,7 +126,6 @@ def check(run: TrainingRun) -> None:
             f"{run.sequences * run.seq_len:,} tokens in one step.",
             hint=f"At most {MAX_TOKENS:,}; gradient accumulation makes larger batches.",
         )
-    _check_together(run)
 
 # %% ../nbs/advisor/31_training_run.ipynb #50779ee3
 def _check_together(run: TrainingRun) -> None:
@@ -148,7 +152,7 @@ def _check_together(run: TrainingRun) -> None:
     if run.precision == "fp32" and run.weights_dtype == "bf16":
         raise AdvisorError("--precision fp32 computes in float32: --weights-dtype must be fp32.")
 
-# %% ../nbs/advisor/31_training_run.ipynb #93a27955
+# %% ../nbs/advisor/31_training_run.ipynb #8e467e42
 def resolved(run: TrainingRun) -> tuple[TrainingRun, dict[str, str]]:
     """The run with nothing left open, and for each field that was filled the reason."""
     fill: dict[str, tuple[Any, str]] = {
@@ -182,7 +186,7 @@ def _padded(run: TrainingRun) -> tuple[bool, str]:
         return False, "one sequence has nothing to be padded to"
     return True, "TRL does not pack unless told to, so shorter sequences are padded"
 
-
+# %% ../nbs/advisor/31_training_run.ipynb #0f12138b
 def _adapter_defaults(run: TrainingRun) -> dict[str, tuple[Any, str]]:
     return {
         "lora_rank": (16, "TRL's lora_r"),

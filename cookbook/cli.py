@@ -14,9 +14,9 @@ from pathlib import Path
 import click
 
 from advisor.console import EXIT_CODES, Program
-from . import __version__
-from .memory_cli import measure_command, simulate_command
-from .notebooks import BuildError, read_cells
+from cookbook import __version__
+from cookbook.memory_cli import measure_command, simulate_command
+from cookbook.notebooks import BuildError, read_cells
 
 # %% ../nbs/cookbook/01_cli.ipynb #b148ccbd
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from .tracker import is_distributed
+from cookbook.tracker import is_distributed
 
 # %% auto #0
 __all__ = ['attention_backend', 'cuda_attention', 'cuda_dropout', 'kernel_bytes', 'CudaAutocast', 'AllValid', 'has_data',

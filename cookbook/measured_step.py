@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from advisor.errors import EXIT_UNKNOWN, AdvisorError
 from advisor.training_run import TrainingRun, from_dict
-from .meta_model import Built
+from cookbook.meta_model import Built
 from cookbook.meters import (
     CpuMeter,
     CudaMeter,
@@ -29,8 +29,8 @@ from cookbook.meters import (
     is_out_of_memory,
     versions,
 )
-from .real_model import build_on, chosen_attention, make_batch, make_optimizer
-from .training_step import step_loss as loss_of
+from cookbook.real_model import build_on, chosen_attention, make_batch, make_optimizer
+from cookbook.training_step import step_loss as loss_of
 
 # %% auto #0
 __all__ = ['CPU_BYTES', 'hook_places', 'one_step', 'AttentionNames', 'measured', 'forget_overrides', 'device_of', 'main']

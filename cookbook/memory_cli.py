@@ -24,9 +24,10 @@ if TYPE_CHECKING:
 # %% auto #0
 __all__ = ['SAME_TERMS', 'same_terms', 'as_estimate', 'needs', 'simulate_command', 'measure_command', 'measured_text']
 
-# %% ../nbs/cookbook/31_memory_cli.ipynb #3bfe182b
+# %% ../nbs/cookbook/31_memory_cli.ipynb #5ed9c60b
 SAME_TERMS = {  # the tracer's words for what the formula calls otherwise
     "temporaries": "working",
+    "logits and loss": "logits",
     "batch": "working",
     "saved activations": "activations",
     "optimizer states": "optimizer",
@@ -42,7 +43,7 @@ def same_terms(terms: Mapping[str, int]) -> dict[str, int]:
         found[key] = found.get(key, 0) + size
     return found
 
-
+# %% ../nbs/cookbook/31_memory_cli.ipynb #40298916
 def as_estimate(model: Model, found: Simulation, reasons: dict[str, str]) -> Estimate:
     """A simulation in the form of an estimate, with the other two figures around it."""
     from advisor.memory import Estimate, device_range, reserved_range, uncertainty

@@ -13,7 +13,7 @@ import torch
 
 from advisor.errors import EXIT_UNKNOWN, AdvisorError
 from advisor.training_run import TrainingRun, resolved
-from .fused_loss import add_fused_loss
+from cookbook.fused_loss import add_fused_loss
 
 # %% auto #0
 __all__ = ['DTYPES', 'Make', 'Built', 'model_config', 'decoder_layers', 'layer_kinds', 'build', 'replace_tensors',

@@ -19,7 +19,7 @@ from typing import Any, Protocol
 
 import torch
 
-from .tracker import MemoryTracker
+from cookbook.tracker import MemoryTracker
 
 # %% auto #0
 __all__ = ['OUT_OF_MEMORY', 'PACKAGES', 'Meter', 'CpuMeter', 'CudaMeter', 'clear_cuda', 'is_out_of_memory', 'driver_used_bytes',

@@ -17,7 +17,7 @@ import torch
 
 from advisor.errors import EXIT_UNKNOWN, AdvisorError
 from advisor.training_run import TrainingRun
-from .meta_model import Built, build
+from cookbook.meta_model import Built, build
 
 # %% auto #0
 __all__ = ['fill', 'make_optimizer', 'make_batch', 'chosen_attention', 'add_liger', 'build_on']

@@ -12,7 +12,7 @@ from unittest.mock import patch
 
 import torch
 
-from .tracker import MemoryTracker
+from cookbook.tracker import MemoryTracker
 
 # %% auto #0
 __all__ = ['ZERO_BUCKET_ELEMENTS', 'ZERO_LIVE_ELEMENTS', 'fake_ranks', 'shard', 'final_norm', 'resizing', 'local',

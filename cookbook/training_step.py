@@ -13,10 +13,10 @@ from typing import Any
 import torch
 
 from advisor.training_run import TrainingRun
-from .cuda_paths import AllValid
-from .meta_model import Built, decoder_layers, quant_tensors
-from .sharding import local
-from .tracker import MemoryTracker, add_temporary
+from cookbook.cuda_paths import AllValid
+from cookbook.meta_model import Built, decoder_layers, quant_tensors
+from cookbook.sharding import local
+from cookbook.tracker import MemoryTracker, add_temporary
 
 # %% auto #0
 __all__ = ['State', 'PHASES', 'optimizer_states', 'optimizer_temporaries', 'step_loss', 'run_step']
