@@ -12,7 +12,7 @@ from typing import Any
 from .errors import AdvisorError
 
 # %% auto #0
-__all__ = ['CHOICES', 'LIMITS', 'MAX_TOKENS', 'TrainingRun', 'flag', 'check', 'resolved', 'to_dict', 'from_dict']
+__all__ = ['CHOICES', 'LIMITS', 'MAX_TOKENS', 'RunFlags', 'TrainingRun', 'flag', 'check', 'resolved', 'to_dict', 'from_dict']
 
 # %% ../nbs/advisor/31_training_run.ipynb #33333fa6
 CHOICES: dict[str, tuple[str, ...]] = {
@@ -35,10 +35,10 @@ LIMITS = {  # smallest and largest value that means anything
 }
 MAX_TOKENS = 100_000_000  # per device and step
 
-# %% ../nbs/advisor/31_training_run.ipynb #d52c1d3b
+# %% ../nbs/advisor/31_training_run.ipynb #a3987264
 @dataclass(frozen=True)
-class TrainingRun:
-    """One training step as far as memory is concerned; None means: as TRL 1.16 does it.
+class RunFlags:
+    """What can be chosen; None means: as TRL 1.16 does it.
 
     seq_len is in tokens, batch in sequences per device (in pairs for DPO), lora_targets are
     module names or "all-linear".
@@ -63,6 +63,15 @@ class TrainingRun:
     train_embeddings: bool = False
     gpus: int = 1
     sharding: str | None = None
+
+# %% ../nbs/advisor/31_training_run.ipynb #b63fada8
+@dataclass(frozen=True)
+class TrainingRun(RunFlags):
+    """One training step as far as memory is concerned: the flags, checked, and what they imply.
+
+    Raises:
+        AdvisorError: a value that is not allowed, or two flags that contradict each other.
+    """
 
     def __post_init__(self) -> None:
         check(self)
