@@ -24,9 +24,9 @@ GIB = 2**30
 MIB = 2**20
 
 # %% auto #0
-__all__ = ['GIB', 'MIB', 'CUBLAS_WORKSPACE', 'HOPPER_WORKSPACE', 'KERNEL_ROWS', 'RESERVED', 'CONTEXT_BYTES', 'Estimate',
-           'unseen_bytes', 'sizes_of', 'reserved_range', 'device_range', 'uncertainty', 'assumptions', 'resolve',
-           'check_targets', 'estimate', 'place_name', 'PeakCurve']
+__all__ = ['GIB', 'MIB', 'CUBLAS_WORKSPACE', 'HOPPER_WORKSPACE', 'KERNEL_ROWS', 'RESERVED', 'CONTEXT_BYTES', 'CHECKED_PERCENT',
+           'Estimate', 'unseen_bytes', 'sizes_of', 'reserved_range', 'device_range', 'uncertainty', 'assumptions',
+           'resolve', 'check_targets', 'estimate', 'place_name', 'PeakCurve']
 
 # %% ../nbs/advisor/40_memory.ipynb #dfaf35fd
 @dataclass(frozen=True)
@@ -146,20 +146,22 @@ def device_range(reserved: Range) -> Range:
     low, typical, high = CONTEXT_BYTES
     return reserved + Range(low, typical, high)
 
-# %% ../nbs/advisor/40_memory.ipynb #49d9665d
-def uncertainty(run: TrainingRun, shape: Shape, place: str) -> tuple[float, list[str]]:
-    """Percent by which the allocated peak may be off, and why it is more than one."""
-    percent, why = 1.0, []
+# %% ../nbs/advisor/40_memory.ipynb #751856ae
+CHECKED_PERCENT = 2.0  # the worst published row of benchmarks/results/published_memory.json is 1.8
+
+
+def uncertainty(run: TrainingRun, shape: Shape) -> tuple[float, list[str]]:
+    """Percent by which the allocated peak may be off, and why it is more than usual."""
+    percent, why = CHECKED_PERCENT, []
     for applies, value, reason in (
-        (place in ("layer", "forward", "reference"), 3.0, "the peak is inside a layer, where "
-         "kernels have workspaces of their own"),
         (not run.gradient_checkpointing, 5.0, "one published run without checkpointing"),
-        (run.attention == "eager" or shape.attention_softcap, 5.0, "no published run with eager "
-         "attention"),
+        (shape.attention_softcap, 5.0, "no published run with capped attention scores"),
+        (run.method == "dpo", 5.0, "no published run of DPO"),
+        (run.precision == "fp32", 5.0, "no published run in float32"),
         (shape.experts > 0, 10.0, "no published run of a mixture of experts"),
         (run.sharding in ("ddp", "zero1", "zero2"), 10.0, "sharing out is a formula"),
         (run.sharding in ("zero3", "fsdp"), 20.0, "gathering is a formula"),
-    ):  # fmt: skip
+    ):
         if applies:
             why.append(f"±{value:g} %: {reason}")
             percent = max(percent, value)
@@ -218,7 +220,7 @@ def check_targets(run: TrainingRun, shape: Shape) -> None:
                 hint=f"Its modules: {', '.join(names)}; or all-linear.",
             )
 
-# %% ../nbs/advisor/40_memory.ipynb #57279fd6
+# %% ../nbs/advisor/40_memory.ipynb #c2355191
 def estimate(model: Model, run: TrainingRun, gpu: Gpu | None = None) -> Estimate:
     """The memory of one training step on each GPU; the card decides on cuBLAS's workspace.
 
@@ -236,7 +238,7 @@ def estimate(model: Model, run: TrainingRun, gpu: Gpu | None = None) -> Estimate
     terms = _terms(moment, bases, sizes)
     terms["unseen"] = unseen_bytes(run, shape, moment.place, gpu)
     allocated = sum(terms.values())
-    percent, why = uncertainty(run, shape, moment.place)
+    percent, why = uncertainty(run, shape)
     reserved = reserved_range(allocated, run.loss)
     return Estimate(
         model=model.id, run=run, allocated_peak_bytes=round(allocated),

@@ -31,8 +31,9 @@ LOGITS = TERMS.index("logits")
 __all__ = ['FLOAT32', 'BFLOAT16', 'LOGITS', 'Size', 'TILE_TOKENS', 'TILE_WORDS', 'cast', 'autocast', 'autocast_float32', 'clone',
            'add', 'multiply', 'scale', 'unary', 'square', 'mean', 'dropout', 'part', 'split', 'concatenate', 'relayout',
            'pick', 'repeat', 'layer_norm', 'linear', 'linear_4bit', 'embedding', 'flash', 'efficient', 'matrix_product',
-           'math_attention', 'add_in_place', 'eager', 'eager_falcon', 'clone_layout', 'cross_entropy', 'fused_head',
-           'liger_rows', 'liger_head', 'compact', 'take_rows', 'grouped_linear', 'sum_rows', 'attention_mask']
+           'math_attention', 'add_in_place', 'eager', 'eager_falcon', 'softmax', 'clone_layout', 'cross_entropy',
+           'fused_head', 'liger_rows', 'liger_head', 'compact', 'take_rows', 'grouped_linear', 'sum_rows',
+           'attention_mask']
 
 # %% ../nbs/advisor/34_operations.ipynb #97fdd853
 def cast(x: Tensor, width: int) -> Tensor:
@@ -410,7 +411,7 @@ def add_in_place(a: Tensor, b: Tensor) -> Tensor:
     back = lambda grads, _: [_view(grads[0]), _view(grads[0]) if both else None]  # noqa: E731
     return apply(a.tape, [a, b], lambda: [a.view()], back)[0]
 
-# %% ../nbs/advisor/34_operations.ipynb #b0929d81
+# %% ../nbs/advisor/34_operations.ipynb #ed512cd7
 def eager(
     q: Tensor, k: Tensor, v: Tensor, heads: int, *, probability: float, softcap: bool,
     float32_softmax: bool = True, mask: Tensor | None,
@@ -426,7 +427,7 @@ def eager(
     width = scores.width
     if float32_softmax or scores.tape.autocast:
         scores = cast(scores, FLOAT32)
-    scores = cast(unary(scores, saves_output=True), q.width if q.width == v.width else width)
+    scores = cast(softmax(scores), q.width if q.width == v.width else width)
     scores = dropout(scores, probability)
     return clone_layout(matrix_product(scores, v, q.count, TOKENS)), scores
 
@@ -439,8 +440,21 @@ def eager_falcon(
     scores = apply(
         scores.tape, [scores], lambda: [scores.view()], lambda grads, _: [_like(grads[0])]
     )[0]
-    scores = unary(autocast_float32(add(scores, mask)), saves_output=True)
+    scores = softmax(autocast_float32(add(scores, mask)))
     return clone_layout(matrix_product(scores, v, q.count, TOKENS)), scores
+
+
+def softmax(x: Tensor) -> Tensor:
+    """torch.softmax; backwards, CUDA multiplies gradient and output in a buffer no trace shows."""
+    tape = x.tape
+
+    def back(grads: Grads, saved: Saved) -> Grads:
+        unseen = _like(saved[0]) if tape.inplace else None
+        out: Grads = [_like(grads[0])]
+        del unseen
+        return out
+
+    return apply(tape, [x], lambda: [x.like()], back, [], [0])[0]
 
 
 def clone_layout(x: Tensor) -> Tensor:

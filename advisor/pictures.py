@@ -17,14 +17,16 @@ from .ranges import Range
 from .sizing_text import TERM_NAMES
 
 # %% auto #0
-__all__ = ['WIDTH', 'INK', 'STANDALONE', 'EDGE', 'LETTER', 'GRID', 'DASH', 'COLOURS', 'OTHER', 'DARK', 'BAR', 'ROW', 'STEPS',
-           'NAMES', 'CELL', 'LINES', 'LEFT', 'HIGH', 'Points', 'Svg', 'safe', 'drawing', 'text_width', 'shortened',
-           'label', 'box', 'line', 'amount', 'ticks', 'legend', 'term_name', 'gib', 'breakdown_svg', 'shade',
-           'fit_map_svg', 'lines_svg', 'ranges_svg']
+__all__ = ['WIDTH', 'DESK', 'INK', 'PLACE', 'STANDALONE', 'EDGE', 'LETTER', 'GRID', 'DASH', 'COLOURS', 'OTHER', 'DARK', 'BAR',
+           'ROW', 'STEPS', 'NAMES', 'CELL', 'LINES', 'LEFT', 'HIGH', 'Points', 'Svg', 'safe', 'drawing', 'text_width',
+           'shortened', 'label', 'box', 'line', 'amount', 'mark', 'ticks', 'legend', 'term_name', 'gib',
+           'breakdown_svg', 'shade', 'fit_map_svg', 'lines_svg', 'ranges_svg']
 
-# %% ../nbs/advisor/43_pictures.ipynb #3510d1e1
-WIDTH = 440  # in units of the drawing; a phone shows it whole
+# %% ../nbs/advisor/43_pictures.ipynb #14c6920f
+WIDTH = 400  # in units of the drawing; a phone shows it whole
+DESK = 560  # pixels on a wide screen
 INK = 'fill="currentColor"'
+PLACE = "display:block;max-width:100%;height:auto;margin:.5rem 0 1rem"
 STANDALONE = "svg:root{font-family:system-ui,sans-serif}"
 
 
@@ -54,9 +56,9 @@ def drawing(title: str, description: str, height: float, parts: Iterable[str]) -
     """The parts as one drawing, `WIDTH` wide, with its title and description."""
     body = "\n".join(parts)
     key = f"p{crc32((title + description + body).encode()):08x}"
+    size = f'width="{DESK}" height="{_n(height * DESK / WIDTH)}" style="{PLACE}" font-size="12"'
     lines = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {_n(height)}" width="640" '
-        f'height="{_n(height * 640 / WIDTH)}" style="max-width:100%;height:auto" font-size="12" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {_n(height)}" {size} '
         f'role="img" aria-labelledby="{key}t {key}d">',
         f'<title id="{key}t">{safe(title)}</title>',
         f'<desc id="{key}d">{safe(description)}</desc>',
@@ -108,7 +110,7 @@ def line(x1: float, y1: float, x2: float, y2: float, style: str) -> str:
     """A straight line."""
     return f'<line x1="{_n(x1)}" y1="{_n(y1)}" x2="{_n(x2)}" y2="{_n(y2)}" {style}/>'
 
-# %% ../nbs/advisor/43_pictures.ipynb #f00d6550
+# %% ../nbs/advisor/43_pictures.ipynb #c6fa9861
 GRID = 'stroke="currentColor" stroke-opacity="0.18"'
 DASH = 'stroke="currentColor" stroke-dasharray="4 3"'
 
@@ -118,9 +120,19 @@ def amount(value: float) -> str:
     return f"{value:,.0f}" if value >= 10 else f"{value:.2g}"
 
 
+def mark(value: float) -> str:
+    """A value on a scale, in six characters at most: 24, 0.5, 99,999, 150 k, 2.5 M, 1e-04."""
+    for factor, unit in ((1e12, " T"), (1e9, " G"), (1e6, " M"), (1e3, " k")):
+        if value >= max(factor, 1e5) * (1 - 1e-9):
+            return f"{value / factor:.3g}{unit}" if value < 1e15 else f"{value:.0e}"
+    if 0 < value < 0.001:
+        return f"{value:.0e}"
+    return f"{value:.3g}" if value < 1 else f"{value:,g}"
+
+
 def ticks(most: float, about: int = 5) -> list[float]:
     """Round values from 0 to the first at or beyond `most`."""
-    if most <= 0:
+    if most < 1e-300:  # nothing, or too little for powers of ten
         return [0.0, 1.0]
     rough = most / about
     power = 10.0 ** floor(log10(rough))
@@ -137,10 +149,10 @@ def legend(
     """
     parts: list[str] = []
     x = 0.0
-    mark = 26 if dashes is not None else 15
+    sample = 26 if dashes is not None else 15
     for name, colour in names.items():
-        shown = shortened(name, WIDTH - mark, 11)
-        room = mark + text_width(shown, 11)
+        shown = shortened(name, WIDTH - sample, 11)
+        room = sample + text_width(shown, 11)
         if x and x + room > WIDTH:
             x, y = 0.0, y + 17
         if dashes is None:
@@ -148,7 +160,7 @@ def legend(
         else:
             style = f'stroke="{colour}" stroke-width="2.2" stroke-dasharray="{dashes[name]}"'
             parts.append(line(x, y + 6, x + 22, y + 6, style))
-        parts.append(label(x + mark, y + 9.5, shown, size=11))
+        parts.append(label(x + sample, y + 9.5, shown, size=11))
         x += room + 8
     return parts, y + 17
 
@@ -201,7 +213,7 @@ def _total(terms: Mapping[str, float]) -> float:
         raise ValueError("a term is negative")
     return float(sum(terms.values()))
 
-# %% ../nbs/advisor/43_pictures.ipynb #21e180a7
+# %% ../nbs/advisor/43_pictures.ipynb #43908452
 def breakdown_svg(
     bars: Mapping[str, Mapping[str, float]], cards: Mapping[str, float] | None = None,
     title: str = "Memory at the peak of a step, by term",
@@ -238,10 +250,10 @@ def _said(terms: Mapping[str, float]) -> str:
 
 def _scale_below(marks: Sequence[float], y: float) -> list[str]:
     parts = [line(0, y + 1, WIDTH, y + 1, GRID)]
-    for mark in marks:
-        x = WIDTH * mark / marks[-1]
-        anchor = "start" if mark == 0 else "end" if mark == marks[-1] else "middle"
-        word = f"{mark:g} GiB" if mark == marks[-1] else f"{mark:g}"
+    for size in marks:
+        x = WIDTH * size / marks[-1]
+        anchor = "start" if size == 0 else "end" if size == marks[-1] else "middle"
+        word = f"{mark(size)} GiB" if size == marks[-1] else mark(size)
         parts.append(label(x, y + 14, word, size=10, anchor=anchor))
     return parts
 
@@ -257,9 +269,9 @@ def _card_names(cards: Mapping[str, float], scale: float) -> tuple[list[str], fl
         parts.append(label(start, 11 + 12 * row, name, size=10))
     return parts, (12 * len(ends) + 6) if cards else 0
 
-# %% ../nbs/advisor/43_pictures.ipynb #5e6f2c71
+# %% ../nbs/advisor/43_pictures.ipynb #bf5f9709
 STEPS = ((1, "#f4c95d"), (4, "#a5d6a0"), (16, "#5fb8ad"))  # from this batch on
-NAMES, CELL = 172, 20
+NAMES, CELL = 170, 20
 
 
 def shade(batch: int) -> str:
@@ -318,7 +330,7 @@ def _cells(batches: Sequence[int], y: float, wide: int) -> list[str]:
             parts.append(f'<text x="{x + wide // 2}" y="14" {INK}>–</text>')
     return [*parts, "</g>"]
 
-# %% ../nbs/advisor/43_pictures.ipynb #14518447
+# %% ../nbs/advisor/43_pictures.ipynb #4d216fe6
 LINES = (
     ("#3b8fd4", ""), ("#e07b39", "7 3"), ("#2fa37c", "2 3"), ("#c46aa3", "9 3 2 3"),
     ("#8f7fe0", "4 2"),
@@ -372,16 +384,16 @@ def _axes(xs: Sequence[float], ys: Sequence[float], x_name: str) -> list[str]:
     for value in ys:
         y = bottom - HIGH * value / ys[-1]
         parts += [line(LEFT, y, right, y, GRID),
-                  label(LEFT - 5, y + 3.5, f"{value:,g}", size=10, anchor="end")]  # fmt: skip
+                  label(LEFT - 5, y + 3.5, mark(value), size=10, anchor="end")]  # fmt: skip
     for value in xs:
         x = LEFT + (right - LEFT) * value / xs[-1]
         anchor = "end" if value == xs[-1] else "middle"
         parts += [line(x, bottom, x, bottom + 4, GRID),
-                  label(x, bottom + 15, f"{value:,g}", size=10, anchor=anchor)]  # fmt: skip
+                  label(x, bottom + 15, mark(value), size=10, anchor=anchor)]  # fmt: skip
     parts.append(label((LEFT + right) / 2, bottom + 29, x_name, size=11, anchor="middle"))
     return parts
 
-# %% ../nbs/advisor/43_pictures.ipynb #91ff8aad
+# %% ../nbs/advisor/43_pictures.ipynb #63310f63
 def ranges_svg(rows: Mapping[str, Range], unit: str, title: str = "") -> Svg:
     """A bar from low to high for each name, on a scale of powers of ten.
 
@@ -393,8 +405,10 @@ def ranges_svg(rows: Mapping[str, Range], unit: str, title: str = "") -> Svg:
     high = max(low + 1, ceil(log10(max(row.high for row in rows.values())) - 1e-9))
     place = {value: WIDTH * (log10(value) - low) / (high - low)
              for row in rows.values() for value in (row.low, row.typical, row.high)}  # fmt: skip
+    powers = range(low, high + 1)
+    across = {power: WIDTH * (power - low) / (high - low) for power in powers}
     parts, y = [], 0.0
-    for number, (name, row) in enumerate(rows.items()):
+    for name, row in rows.items():
         spread = f"{amount(row.typical)} ({amount(row.low)} to {amount(row.high)}) {unit}"
         room = WIDTH - text_width(spread, 11) - 10
         start, end = place[row.low], place[row.high]
@@ -402,17 +416,17 @@ def ranges_svg(rows: Mapping[str, Range], unit: str, title: str = "") -> Svg:
         parts += [
             label(0, y + 12, shortened(name, room), bold=True),
             label(WIDTH, y + 12, spread, size=11, anchor="end"),
-            box(start, y + 18, max(1.5, end - start), 14, LINES[number % len(LINES)][0], name),
+            *(line(x, y + 16, x, y + 34, GRID) for x in across.values()),
+            box(start, y + 18, max(1.5, end - start), 14, LINES[0][0], name),
             line(middle, y + 15, middle, y + 35, 'stroke="currentColor" stroke-width="2"'),
         ]
         y += ROW
-    for power in range(low, high + 1):
-        x = WIDTH * (power - low) / (high - low)
+    shown = list(across.items())[:: ceil(len(across) / 7)]
+    for power, x in shown:
         anchor = "start" if power == low else "end" if power == high else "middle"
-        parts += [line(x, 0, x, y, GRID),
-                  label(x, y + 12, amount(10.0**power), size=10, anchor=anchor)]  # fmt: skip
+        parts.append(label(x, y + 4, mark(10.0**power), size=10, anchor=anchor))
     said = ". ".join(
         f"{name}: {amount(row.typical)}, {amount(row.low)} to {amount(row.high)} {unit}"
         for name, row in rows.items()
     )
-    return drawing(title or unit, said, y + 20, parts)
+    return drawing(title or unit, said, y + 10, parts)

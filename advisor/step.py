@@ -42,9 +42,9 @@ from advisor.tape import (
 from .training_run import TrainingRun
 
 # %% auto #0
-__all__ = ['PLACES', 'FORWARD', 'LOSS', 'REFERENCE', 'LAYER', 'EMBEDDING', 'AFTER', 'STEP', 'LOGITS', 'WEIGHTS', 'Tile',
+__all__ = ['PLACES', 'FORWARD', 'LOSS', 'REFERENCE', 'LAYER', 'EMBEDDING', 'AFTER', 'STEP', 'LOGITS', 'WEIGHTS', 'Tile', 'Growth',
            'place_name', 'Moment', 'Leaf', 'Played', 'Network', 'kinds', 'build', 'Doors', 'hidden_states', 'logits_of',
-           'full_loss', 'loss_tile', 'tiled_loss', 'go_back', 'layer_leaves', 'trainable', 'play']
+           'full_loss', 'loss_tile', 'tiled_loss', 'leave_autocast', 'go_back', 'layer_leaves', 'trainable', 'play']
 
 # %% ../nbs/advisor/38_step.ipynb #8e5a234d
 PLACES = ("forward", "loss", "reference", "layer", "embedding", "after")
@@ -160,7 +160,7 @@ def _trained_copy(step: Step, count: float, features: float) -> Tensor:
     copy.requires_grad = True
     return copy
 
-# %% ../nbs/advisor/38_step.ipynb #ffbcd809
+# %% ../nbs/advisor/38_step.ipynb #91275842
 @dataclass
 class Doors:
     """Live bytes and operation numbers at the entry of each layer, forwards and backwards."""
@@ -168,6 +168,7 @@ class Doors:
     entered: list[tuple[Vector, Vector]] = field(default_factory=list)
     numbers: list[int] = field(default_factory=list)
     returned: dict[int, tuple[Vector, Vector]] = field(default_factory=dict)
+    released: list[tuple[Vector, Vector]] = field(default_factory=list)  # as autocast ended
     head: int = 0
 
 
@@ -266,6 +267,19 @@ def tiled_loss(net: Network, doors: Doors | None, tile: Tile) -> Tensor:
     outputs = 1 if run.method == "dpo" else 3
     return fused_head(compact(x), net.head, words=words, tile=tile, outputs=outputs)
 
+# %% ../nbs/advisor/38_step.ipynb #5be4298f
+def leave_autocast(net: Network, doors: Doors) -> None:
+    """Drop the kept casts, layer by layer, and note what each layer let go."""
+    tape = net.step.tape
+    casts, tape.autocast, tape.casts = tape.casts or {}, False, {}
+    for layer in net.layers:
+        before = tuple(tape.total), tuple(tape.live)
+        for weight in layer_leaves(layer):
+            casts.pop(id(weight), None)
+        doors.released.append(
+            (_difference(before[0], tape.total, 1), _difference(before[1], tape.live, 1))
+        )
+
 # %% ../nbs/advisor/38_step.ipynb #bbea0375
 def go_back(tape: Tape, loss: Tensor, held: list[Tensor], doors: Doors) -> None:
     """The backward pass, with the live bytes noted at every door; then let go of `held`."""
@@ -287,8 +301,8 @@ def go_back(tape: Tape, loss: Tensor, held: list[Tensor], doors: Doors) -> None:
     tape.enter(AFTER)
     tape.record()
 
-# %% ../nbs/advisor/38_step.ipynb #0a2a0b1a
-def _difference(a: Vector, b: Vector, times: float) -> Vector:
+# %% ../nbs/advisor/38_step.ipynb #a8d578aa
+def _difference(a: Sequence[float], b: Sequence[float], times: float) -> Vector:
     return tuple(times * (x - y) for x, y in zip(a, b, strict=True))
 
 
@@ -300,39 +314,45 @@ def _sum(vectors: Iterable[Vector], size: int) -> Vector:
     return tuple(total)
 
 
-def _growth(doors: Doors, more: Sequence[int], which: int) -> tuple[list[Vector], list[Vector]]:
-    """For each layer: what its copies leave forwards, and what is left after going back."""
-    left, rest = [], []
+Growth = tuple[list[Vector], list[Vector], list[Vector]]
+
+
+def _growth(doors: Doors, more: Sequence[int], which: int) -> Growth:
+    """For each layer what its copies leave: forwards, after autocast, and after going back."""
+    left, kept, rest = [], [], []
     for i, times in enumerate(more):
         forward = _difference(doors.entered[i + 1][which], doors.entered[i][which], times)
         change = _difference(doors.returned[i - 1][which], doors.returned[i][which], times)
         left.append(forward)
-        rest.append(_sum([forward, change], len(forward)))
-    return left, rest
+        kept.append(_difference(forward, [times * x for x in doors.released[i][which]], 1))
+        rest.append(_sum([kept[-1], change], len(forward)))
+    return left, kept, rest
 
 
-def _extra(place: int, left: list[Vector], rest: list[Vector], size: int) -> list[Vector]:
+def _extra(place: int, growth: Growth, size: int) -> list[Vector]:
     """What the layers that were not played add at a place (one or two possibilities)."""
+    left, kept, rest = growth
     kind, layer = place % STEP, place // STEP - 1
-    before = _sum(left, size)
     if kind == FORWARD:
         return [_sum(left[: layer + 1], size) if layer >= 0 else (0.0,) * size]
-    if kind in (LOSS, REFERENCE):
-        return [before]
+    if kind == REFERENCE or place == LOSS:
+        return [_sum(left, size)]
+    if kind == LOSS:
+        return [_sum(kept, size)]
     if kind in (EMBEDDING, AFTER):
         return [_sum(rest, size)]
-    behind = [*left[:layer], *rest[layer + 1 :]]
-    return [_sum([*behind, left[layer]], size), _sum([*behind, rest[layer]], size)]
+    behind = [*kept[:layer], *rest[layer + 1 :]]
+    return [_sum([*behind, kept[layer]], size), _sum([*behind, rest[layer]], size)]
 
-# %% ../nbs/advisor/38_step.ipynb #75bced70
+# %% ../nbs/advisor/38_step.ipynb #4918e2f7
 def _moments(
     tape: Tape, doors: Doors, more: list[int], static: tuple[Vector, Vector]
 ) -> Iterable[Moment]:
     sizes = BASES, BASES * len(TERMS)
     totals, lives = (_growth(doors, more, which) for which in (0, 1))
     for peak in tape.peaks:
-        extra_totals = _extra(peak.place, *totals, sizes[0])
-        extra_lives = _extra(peak.place, *lives, sizes[1])
+        extra_totals = _extra(peak.place, totals, sizes[0])
+        extra_lives = _extra(peak.place, lives, sizes[1])
         for total, live in zip(extra_totals, extra_lives, strict=True):
             yield Moment(
                 place_name(peak.place),
@@ -373,7 +393,7 @@ def trainable(net: Network) -> tuple[Leaf, ...]:
         if w.requires_grad
     )
 
-# %% ../nbs/advisor/38_step.ipynb #faf14f5a
+# %% ../nbs/advisor/38_step.ipynb #8476c2f2
 def play(shape: Shape, run: TrainingRun, *, inplace: bool = True) -> Played:
     """Play one step of a resolved run. `inplace`: see `Tape`."""
     from dataclasses import replace
@@ -399,7 +419,7 @@ def _play(shape: Shape, run: TrainingRun, tile: Tile, inplace: bool) -> Played:
         loss = tiled_loss(net, doors, tile)
     if run.method == "dpo":
         _reference(net, tile)
-    tape.autocast, tape.casts = False, {}
+    leave_autocast(net, doors)
     go_back(tape, loss, held, doors)
     del loss, inputs
     return Played(

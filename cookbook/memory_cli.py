@@ -43,13 +43,13 @@ def same_terms(terms: Mapping[str, int]) -> dict[str, int]:
         found[key] = found.get(key, 0) + size
     return found
 
-# %% ../nbs/cookbook/31_memory_cli.ipynb #40298916
+# %% ../nbs/cookbook/31_memory_cli.ipynb #1ddf3be8
 def as_estimate(model: Model, found: Simulation, reasons: dict[str, str]) -> Estimate:
     """A simulation in the form of an estimate, with the other two figures around it."""
     from advisor.memory import Estimate, device_range, reserved_range, uncertainty
 
     try:
-        percent, why = uncertainty(found.run, model.shape, found.peak_at)
+        percent, why = uncertainty(found.run, model.shape)
     except AdvisorError as error:  # an architecture that only transformers knows
         if error.exit_code != EXIT_UNKNOWN:
             raise
