@@ -28,12 +28,12 @@ FLOAT32, BFLOAT16 = 4, 2  # bytes
 LOGITS = TERMS.index("logits")
 
 # %% auto #0
-__all__ = ['FLOAT32', 'BFLOAT16', 'LOGITS', 'Size', 'TILE_TOKENS', 'TILE_WORDS', 'cast', 'autocast', 'autocast_float32', 'clone',
-           'add', 'multiply', 'scale', 'unary', 'square', 'mean', 'dropout', 'part', 'split', 'concatenate', 'relayout',
-           'pick', 'repeat', 'layer_norm', 'linear', 'linear_4bit', 'embedding', 'flash', 'efficient', 'matrix_product',
-           'math_attention', 'add_in_place', 'eager', 'eager_falcon', 'softmax', 'clone_layout', 'cross_entropy',
-           'fused_head', 'liger_rows', 'liger_head', 'compact', 'take_rows', 'grouped_linear', 'sum_rows',
-           'attention_mask']
+__all__ = ['FLOAT32', 'BFLOAT16', 'LOGITS', 'Size', 'Copies', 'TILE_TOKENS', 'TILE_WORDS', 'cast', 'autocast', 'autocast_float32',
+           'clone', 'add', 'multiply', 'scale', 'unary', 'square', 'mean', 'dropout', 'part', 'split', 'concatenate',
+           'relayout', 'pick', 'repeat', 'layer_norm', 'linear', 'linear_4bit', 'embedding', 'flash', 'efficient',
+           'matrix_product', 'math_attention', 'add_in_place', 'eager', 'eager_falcon', 'softmax', 'clone_layout',
+           'cross_entropy', 'fused_head', 'liger_rows', 'liger_head', 'compact', 'take_rows', 'grouped_linear',
+           'sum_rows', 'attention_mask']
 
 # %% ../nbs/advisor/34_operations.ipynb #97fdd853
 def cast(x: Tensor, width: int) -> Tensor:
@@ -167,7 +167,7 @@ def dropout(x: Tensor, probability: float) -> Tensor:
     )
     return out
 
-# %% ../nbs/advisor/34_operations.ipynb #b3f48426
+# %% ../nbs/advisor/34_operations.ipynb #bb0dd009
 def part(x: Tensor, count: float) -> Tensor:
     """x[..., a:b]."""
     whole = x.count
@@ -208,7 +208,7 @@ def relayout(x: Tensor) -> Tensor:
     """A view to heads whose gradient comes back in another order and is copied."""
     return apply(x.tape, [x], lambda: [x.view()], lambda grads, _: [_like(grads[0])])[0]
 
-
+# %% ../nbs/advisor/34_operations.ipynb #9f82ea21
 def pick(x: Tensor, count: float) -> Tensor:
     """x[..., [i]]: a copy; backwards, zeros and then a second buffer with the rows put in."""
     whole = x.count
@@ -251,7 +251,7 @@ def layer_norm(x: Tensor, weight: Tensor | None, groups: float = 1) -> Tensor:
     make = lambda: [y.like(), y.like(count=2 * groups, width=FLOAT32)]  # noqa: E731
     return apply(x.tape, inputs, make, back, [y], [1])[0]
 
-# %% ../nbs/advisor/34_operations.ipynb #06070845
+# %% ../nbs/advisor/34_operations.ipynb #b148b364
 def linear(
     x: Tensor, weight: Tensor, bias: Tensor | None = None, features: int | None = None
 ) -> Tensor:
@@ -282,7 +282,7 @@ def linear(
 def _trains(x: Tensor | None) -> bool:
     return x is not None and x.requires_grad
 
-
+# %% ../nbs/advisor/34_operations.ipynb #be44efec
 def linear_4bit(
     x: Tensor, weight: Tensor, elements: float, compute: int, *, nested: bool
 ) -> Tensor:
@@ -371,9 +371,14 @@ def matrix_product(a: Tensor, b: Tensor, count: float, basis: int) -> Tensor:
     make = lambda: [a.tape.new(count, basis, a.width)]  # noqa: E731
     return apply(a.tape, [a, b], make, back, saved)[0]
 
-# %% ../nbs/advisor/34_operations.ipynb #bb1f6445
-def math_attention(q: Tensor, k: Tensor, v: Tensor, heads: int, *, grouped: bool) -> Tensor:
-    """SDPA without a fused kernel; `grouped`: the call says that heads are shared."""
+# %% ../nbs/advisor/34_operations.ipynb #00149c2d
+def math_attention(
+    q: Tensor, k: Tensor, v: Tensor, heads: int, *, grouped: bool, single: bool
+) -> Tensor:
+    """SDPA without a fused kernel; `grouped`: the call says that heads are shared.
+
+    The heads of a `single` sequence need no copies to be multiplied.
+    """
     q, k, v = autocast(q), autocast(k), autocast(v)
     tape = q.tape
     was, tape.autocast = tape.autocast, False  # all inside is one operation for autocast
@@ -381,43 +386,49 @@ def math_attention(q: Tensor, k: Tensor, v: Tensor, heads: int, *, grouped: bool
     if grouped:
         k32, v32 = repeat(k32, q.count), repeat(v32, q.count)
     scaled_q, scaled_k = scale(q32), scale(k32)
-    every = q.count
+    spread = partial(_broadcast, count=q.count, copied=not single)
     scores = matrix_product(
-        clone(scaled_q), scaled_k if grouped else _broadcast(scaled_k, every), heads, TOKENS_LENGTH
-    )
+        scaled_q if single else clone(scaled_q), scaled_k if grouped else spread(scaled_k),
+        heads, TOKENS_LENGTH,
+    )  # fmt: skip
     mask = tape.new(1, LENGTH_SQUARED, FLOAT32)
     scores = add_in_place(scores, mask) if tape.inplace else add(scores, mask)
     scores = unary(scores, saves_output=True)
     weights = scores.like(width=q.width)  # SDPA's second result, which nobody takes
     out = cast(
-        matrix_product(scores, v32 if grouped else _broadcast(v32, every), every, TOKENS), q.width
+        matrix_product(scores, v32 if grouped else spread(v32), q.count, TOKENS), q.width
     )
     del weights
     tape.autocast = was
     return out
 
 
-def _broadcast(x: Tensor, count: float) -> Tensor:
-    few = x.count
-    if count == few:
-        return clone(x)
-    back = lambda grads, _: [_like(grads[0], count=few)]  # noqa: E731
-    return apply(x.tape, [x], lambda: [x.like(count=count)], back)[0]
+def _broadcast(x: Tensor, count: float, *, copied: bool) -> Tensor:
+    if count != x.count:
+        return repeat(x, count, copied=copied)
+    return clone(x) if copied else x
 
-
+# %% ../nbs/advisor/34_operations.ipynb #bab10d4a
 def add_in_place(a: Tensor, b: Tensor) -> Tensor:
     """a += b."""
     both = b.basis == a.basis
     back = lambda grads, _: [_view(grads[0]), _view(grads[0]) if both else None]  # noqa: E731
     return apply(a.tape, [a, b], lambda: [a.view()], back)[0]
 
-# %% ../nbs/advisor/34_operations.ipynb #ed512cd7
+# %% ../nbs/advisor/34_operations.ipynb #86e53cbc
+Copies = tuple[bool, bool, bool]  # which of q, k, v a product copies, to lie head by head
+
+
+def _laid_out(x: Tensor, copied: bool) -> Tensor:
+    return clone_layout(x) if copied else x
+
+
 def eager(
     q: Tensor, k: Tensor, v: Tensor, heads: int, *, probability: float, softcap: bool,
-    float32_softmax: bool = True, mask: Tensor | None,
+    float32_softmax: bool = True, mask: Tensor | None, copies: Copies,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Attention written out: q·k, scale, mask, softmax in float32, dropout, ·v; and its weights."""
-    scores = scale(matrix_product(q, k, heads, TOKENS_LENGTH))
+    scores = scale(_scores(q, k, heads, copies))
     if softcap:
         scores = scale(scores)
         scores = unary(scores, saves_output=True)
@@ -429,19 +440,27 @@ def eager(
         scores = cast(scores, FLOAT32)
     scores = cast(softmax(scores), q.width if q.width == v.width else width)
     scores = dropout(scores, probability)
-    return clone_layout(matrix_product(scores, v, q.count, TOKENS)), scores
+    out = matrix_product(scores, _laid_out(v, copies[2]), q.count, TOKENS)
+    return clone_layout(out), scores
 
 
+def _scores(q: Tensor, k: Tensor, heads: int, copies: Copies) -> Tensor:
+    return matrix_product(
+        _laid_out(q, copies[0]), _laid_out(k, copies[1]), heads, TOKENS_LENGTH
+    )
+
+# %% ../nbs/advisor/34_operations.ipynb #1f8b0939
 def eager_falcon(
-    q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor
+    q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor, copies: Copies
 ) -> tuple[Tensor, Tensor]:
     """Falcon's: scaled in place, softmax in the type of the layer."""
-    scores = matrix_product(q, k, heads, TOKENS_LENGTH)
+    scores = _scores(q, k, heads, copies)
     scores = apply(
         scores.tape, [scores], lambda: [scores.view()], lambda grads, _: [_like(grads[0])]
     )[0]
     scores = softmax(autocast_float32(add(scores, mask)))
-    return clone_layout(matrix_product(scores, v, q.count, TOKENS)), scores
+    out = matrix_product(scores, _laid_out(v, copies[2]), q.count, TOKENS)
+    return clone_layout(out), scores
 
 
 def softmax(x: Tensor) -> Tensor:
@@ -475,28 +494,36 @@ def cross_entropy(logits: Tensor) -> Tensor:
     make = lambda: [tape.new(1, ONE, FLOAT32)]  # noqa: E731
     return apply(tape, [logp], make, lambda _, saved: [_like(saved[0])], [logp, labels])[0]
 
-# %% ../nbs/advisor/34_operations.ipynb #51d6424a
+# %% ../nbs/advisor/34_operations.ipynb #1f9da146
+def _tile_buffers(
+    tape: Tape, sizes: tuple[float, int, int, int], words: int, tile: tuple[float, int],
+    *, back: bool,
+) -> list[Tensor]:  # fmt: skip
+    """Logits of a tile, and casts of its rows and words."""
+    h, x_width, w_width, width = sizes
+    (rows, basis), chunk = tile, min(TILE_WORDS, words)
+    made = [tape.new(rows * TILE_WORDS, basis, width, LOGITS)]
+    if x_width != width:
+        made.append(tape.new(rows * h, basis, width))
+    if w_width != width:
+        made.append(tape.new(chunk * h, ONE, width))
+        if back:  # the tile before is let go only when the next one is there
+            again = chunk if basis == ONE and words <= chunk else min(chunk, words - chunk)
+            made.append(tape.new(again * h, ONE, width))
+    return made
+
+# %% ../nbs/advisor/34_operations.ipynb #7a27d8de
 def fused_head(
     x: Tensor, weight: Tensor, *, words: int, tile: tuple[float, int], outputs: int
 ) -> Tensor:
     """TRL's chunked log-probabilities of x @ weight.T; `tile` is its tokens and their basis."""
     tape = x.tape
     width = BFLOAT16 if tape.autocast else x.width
-    h, chunk = x.count, min(TILE_WORDS, words)
+    h = x.count
     trained, x_needs, w_count, w_width, x_width = (
         weight.requires_grad, x.requires_grad, weight.count, weight.width, x.width,
     )  # fmt: skip
-    rows, basis = tile
-
-    def buffers(*, back: bool) -> list[Tensor]:
-        made = [tape.new(rows * TILE_WORDS, basis, width, LOGITS)]
-        if x_width != width:
-            made.append(tape.new(rows * h, basis, width))
-        if w_width != width:
-            made.append(tape.new(chunk * h, ONE, width))
-            if back:  # the tile before is let go only when the next one is there
-                made.append(tape.new(min(chunk, words - chunk) * h, ONE, width))
-        return made
+    buffers = partial(_tile_buffers, tape, (h, x_width, w_width, width), words, tile)
 
     def make() -> list[Tensor]:
         statistics = tape.new(7, TOKENS, FLOAT32, LOGITS)

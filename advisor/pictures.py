@@ -22,7 +22,7 @@ __all__ = ['WIDTH', 'DESK', 'INK', 'PLACE', 'STANDALONE', 'EDGE', 'LETTER', 'GRI
            'shortened', 'label', 'box', 'line', 'amount', 'mark', 'ticks', 'legend', 'term_name', 'gib',
            'breakdown_svg', 'shade', 'fit_map_svg', 'lines_svg', 'ranges_svg']
 
-# %% ../nbs/advisor/43_pictures.ipynb #14c6920f
+# %% ../nbs/advisor/43_pictures.ipynb #9247e3da
 WIDTH = 400  # in units of the drawing; a phone shows it whole
 DESK = 560  # pixels on a wide screen
 INK = 'fill="currentColor"'
@@ -46,7 +46,7 @@ class Svg:
     def _repr_svg_(self) -> str:
         return self.text
 
-
+# %% ../nbs/advisor/43_pictures.ipynb #8b718773
 def safe(text: str) -> str:
     """Text that may stand in XML: escaped, and without characters that XML forbids."""
     return escape("".join(c if c.isprintable() else " " for c in text))
@@ -72,7 +72,7 @@ def drawing(title: str, description: str, height: float, parts: Iterable[str]) -
 def _n(value: float) -> str:
     return f"{value:.1f}".removesuffix(".0")
 
-# %% ../nbs/advisor/43_pictures.ipynb #b64278d1
+# %% ../nbs/advisor/43_pictures.ipynb #e4254332
 EDGE = 'stroke="currentColor" stroke-opacity="0.4" stroke-width="0.5"'
 LETTER = 0.62  # of the font size; DejaVu Sans, the widest common one, has 0.6 on average
 
@@ -87,7 +87,7 @@ def shortened(text: str, room: float, size: float = 12) -> str:
     most = int(room / (size * LETTER))
     return text if len(text) <= most else text[: max(0, most - 1)] + "…"
 
-
+# %% ../nbs/advisor/43_pictures.ipynb #9ba026e1
 def label(
     x: float, y: float, text: str, *, size: float = 12, anchor: str = "start", ink: str = INK,
     bold: bool = False,
@@ -110,7 +110,7 @@ def line(x1: float, y1: float, x2: float, y2: float, style: str) -> str:
     """A straight line."""
     return f'<line x1="{_n(x1)}" y1="{_n(y1)}" x2="{_n(x2)}" y2="{_n(y2)}" {style}/>'
 
-# %% ../nbs/advisor/43_pictures.ipynb #c6fa9861
+# %% ../nbs/advisor/43_pictures.ipynb #64cc0796
 GRID = 'stroke="currentColor" stroke-opacity="0.18"'
 DASH = 'stroke="currentColor" stroke-dasharray="4 3"'
 
@@ -139,7 +139,7 @@ def ticks(most: float, about: int = 5) -> list[float]:
     step = next(power * n for n in (1, 2, 5, 10) if power * n >= rough * (1 - 1e-9))
     return [step * n for n in range(ceil(most / step - 1e-9) + 1)]
 
-
+# %% ../nbs/advisor/43_pictures.ipynb #d0ec2670
 def legend(
     names: Mapping[str, str], y: float, dashes: Mapping[str, str] | None = None
 ) -> tuple[list[str], float]:
@@ -164,7 +164,7 @@ def legend(
         x += room + 8
     return parts, y + 17
 
-# %% ../nbs/advisor/43_pictures.ipynb #ebcf0845
+# %% ../nbs/advisor/43_pictures.ipynb #3dafe749
 COLOURS = {
     "weights": "#5ab4e5", "adapters": "#f7d774", "gradients": "#e58fb8", "optimizer": "#f2a654",
     "activations": "#6cc7a4", "logits": "#e8e06a", "working": "#c3c8cf", "sharing": "#b3a6e8",
@@ -185,7 +185,7 @@ def gib(size: float) -> str:
     value = size / GIB
     return f"{value:.0f} GiB" if value >= 100 else f"{value:.1f} GiB"
 
-
+# %% ../nbs/advisor/43_pictures.ipynb #4184a0f0
 def _bar(name: str, terms: Mapping[str, float], y: float, scale: float) -> list[str]:
     total = gib(sum(terms.values()))
     room = WIDTH - text_width(total) - 10
@@ -213,7 +213,7 @@ def _total(terms: Mapping[str, float]) -> float:
         raise ValueError("a term is negative")
     return float(sum(terms.values()))
 
-# %% ../nbs/advisor/43_pictures.ipynb #43908452
+# %% ../nbs/advisor/43_pictures.ipynb #a9ae378f
 def breakdown_svg(
     bars: Mapping[str, Mapping[str, float]], cards: Mapping[str, float] | None = None,
     title: str = "Memory at the peak of a step, by term",
@@ -242,7 +242,7 @@ def breakdown_svg(
     said = ". ".join(f"{name}: {gib(totals[name])} ({_said(bars[name])})" for name in bars)
     return drawing(title, said, bottom, [*parts, *below])
 
-
+# %% ../nbs/advisor/43_pictures.ipynb #fe22f543
 def _said(terms: Mapping[str, float]) -> str:
     shown = sorted(((size, term) for term, size in terms.items() if size > 0), reverse=True)
     return ", ".join(f"{term_name(term)} {gib(size)}" for size, term in shown)
@@ -257,7 +257,7 @@ def _scale_below(marks: Sequence[float], y: float) -> list[str]:
         parts.append(label(x, y + 14, word, size=10, anchor=anchor))
     return parts
 
-
+# %% ../nbs/advisor/43_pictures.ipynb #cd87d3f7
 def _card_names(cards: Mapping[str, float], scale: float) -> tuple[list[str], float]:
     parts, ends = [], [0.0]
     for name, size in sorted(cards.items(), key=lambda card: card[1]):
@@ -269,7 +269,7 @@ def _card_names(cards: Mapping[str, float], scale: float) -> tuple[list[str], fl
         parts.append(label(start, 11 + 12 * row, name, size=10))
     return parts, (12 * len(ends) + 6) if cards else 0
 
-# %% ../nbs/advisor/43_pictures.ipynb #bf5f9709
+# %% ../nbs/advisor/43_pictures.ipynb #d437eb0f
 STEPS = ((1, "#f4c95d"), (4, "#a5d6a0"), (16, "#5fb8ad"))  # from this batch on
 NAMES, CELL = 170, 20
 
@@ -279,7 +279,7 @@ def shade(batch: int) -> str:
     found = [colour for least, colour in STEPS if batch >= least]
     return found[-1] if found else "none"
 
-
+# %% ../nbs/advisor/43_pictures.ipynb #d427f4e7
 def fit_map_svg(
     rows: Mapping[str, Mapping[str, Sequence[int]]], columns: Sequence[str],
     title: str = "What fits: the largest batch", corner: str = "",
@@ -315,7 +315,7 @@ def fit_map_svg(
     where = f"Columns: {', '.join(columns)}. 0 means that it does not fit. "
     return drawing(title, where + ". ".join(said), bottom, [*parts, *below])
 
-
+# %% ../nbs/advisor/43_pictures.ipynb #96e4cb78
 def _cells(batches: Sequence[int], y: float, wide: int) -> list[str]:
     place = f'transform="translate({NAMES} {_n(y)})"'
     parts = [f'<g {place} font-size="11" text-anchor="middle" {DARK}>']
@@ -330,7 +330,7 @@ def _cells(batches: Sequence[int], y: float, wide: int) -> list[str]:
             parts.append(f'<text x="{x + wide // 2}" y="14" {INK}>–</text>')
     return [*parts, "</g>"]
 
-# %% ../nbs/advisor/43_pictures.ipynb #4d216fe6
+# %% ../nbs/advisor/43_pictures.ipynb #45330fac
 LINES = (
     ("#3b8fd4", ""), ("#e07b39", "7 3"), ("#2fa37c", "2 3"), ("#c46aa3", "9 3 2 3"),
     ("#8f7fe0", "4 2"),
@@ -339,7 +339,7 @@ LEFT, HIGH = 44, 190  # room for the values at the side; height of the field
 
 Points = Sequence[tuple[float, float]]
 
-
+# %% ../nbs/advisor/43_pictures.ipynb #a77933c4
 def lines_svg(
     lines: Mapping[str, Points], x_name: str, y_name: str,
     limits: Mapping[str, float] | None = None, title: str = "",
@@ -374,7 +374,7 @@ def lines_svg(
     return drawing(title or f"{y_name} by {x_name}", f"{x_name}; {y_name}. {said}", bottom,
                    [*parts, *below])  # fmt: skip
 
-
+# %% ../nbs/advisor/43_pictures.ipynb #2211f4ec
 def _point(point: tuple[float, float]) -> str:
     return f"{amount(point[1])} at {amount(point[0])}"
 
@@ -393,7 +393,7 @@ def _axes(xs: Sequence[float], ys: Sequence[float], x_name: str) -> list[str]:
     parts.append(label((LEFT + right) / 2, bottom + 29, x_name, size=11, anchor="middle"))
     return parts
 
-# %% ../nbs/advisor/43_pictures.ipynb #63310f63
+# %% ../nbs/advisor/43_pictures.ipynb #09f6decb
 def ranges_svg(rows: Mapping[str, Range], unit: str, title: str = "") -> Svg:
     """A bar from low to high for each name, on a scale of powers of ten.
 
@@ -405,21 +405,10 @@ def ranges_svg(rows: Mapping[str, Range], unit: str, title: str = "") -> Svg:
     high = max(low + 1, ceil(log10(max(row.high for row in rows.values())) - 1e-9))
     place = {value: WIDTH * (log10(value) - low) / (high - low)
              for row in rows.values() for value in (row.low, row.typical, row.high)}  # fmt: skip
-    powers = range(low, high + 1)
-    across = {power: WIDTH * (power - low) / (high - low) for power in powers}
+    across = {power: WIDTH * (power - low) / (high - low) for power in range(low, high + 1)}
     parts, y = [], 0.0
     for name, row in rows.items():
-        spread = f"{amount(row.typical)} ({amount(row.low)} to {amount(row.high)}) {unit}"
-        room = WIDTH - text_width(spread, 11) - 10
-        start, end = place[row.low], place[row.high]
-        middle = place[row.typical]
-        parts += [
-            label(0, y + 12, shortened(name, room), bold=True),
-            label(WIDTH, y + 12, spread, size=11, anchor="end"),
-            *(line(x, y + 16, x, y + 34, GRID) for x in across.values()),
-            box(start, y + 18, max(1.5, end - start), 14, LINES[0][0], name),
-            line(middle, y + 15, middle, y + 35, 'stroke="currentColor" stroke-width="2"'),
-        ]
+        parts += _range(name, row, unit, y, list(across.values()), place)
         y += ROW
     shown = list(across.items())[:: ceil(len(across) / 7)]
     for power, x in shown:
@@ -430,3 +419,18 @@ def ranges_svg(rows: Mapping[str, Range], unit: str, title: str = "") -> Svg:
         for name, row in rows.items()
     )
     return drawing(title or unit, said, y + 10, parts)
+
+# %% ../nbs/advisor/43_pictures.ipynb #233c978c
+def _range(
+    name: str, row: Range, unit: str, y: float, grid: Sequence[float], place: Mapping[float, float]
+) -> list[str]:
+    spread = f"{amount(row.typical)} ({amount(row.low)} to {amount(row.high)}) {unit}"
+    room = WIDTH - text_width(spread, 11) - 10
+    start, middle, end = (place[value] for value in (row.low, row.typical, row.high))
+    return [
+        label(0, y + 12, shortened(name, room), bold=True),
+        label(WIDTH, y + 12, spread, size=11, anchor="end"),
+        *(line(x, y + 16, x, y + 34, GRID) for x in grid),
+        box(start, y + 18, max(1.5, end - start), 14, LINES[0][0], name),
+        line(middle, y + 15, middle, y + 35, 'stroke="currentColor" stroke-width="2"'),
+    ]

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 # %% auto #0
 __all__ = ['ONE', 'LENGTH', 'LENGTH_SQUARED', 'TOKENS', 'TOKENS_LENGTH', 'BASES', 'TERMS', 'WORKING', 'ACTIVATIONS', 'GRADIENTS',
-           'Vector', 'Grads', 'Saved', 'Results', 'Backward', 'basis_values', 'Peak', 'covers', 'Tape', 'Storage',
-           'Tensor', 'Raw', 'Node', 'apply', 'Frame', 'checkpoint', 'start', 'backward', 'disabled']
+           'Vector', 'Grads', 'Saved', 'Results', 'Backward', 'basis_values', 'Peak', 'covers', 'Meter', 'Tape',
+           'Storage', 'Tensor', 'Raw', 'Node', 'apply', 'Frame', 'checkpoint', 'start', 'backward', 'disabled']
 
 # %% ../nbs/advisor/33_tape.ipynb #3390b993
 ONE, LENGTH, LENGTH_SQUARED, TOKENS, TOKENS_LENGTH = range(5)
@@ -46,29 +46,16 @@ def covers(a: Vector, b: Vector) -> bool:
     """Whether `a` is at least as large as `b` for every batch and length."""
     return all(x >= y for x, y in zip(a, b, strict=True))
 
-# %% ../nbs/advisor/33_tape.ipynb #6d3adefe
-class Tape:
-    """Live bytes of one training step, and the moments at which they were highest.
+# %% ../nbs/advisor/33_tape.ipynb #67f71b69
+class Meter:
+    """Live bytes by basis and term, and the moments at which they were highest."""
 
-    `inplace`: as on a GPU. Gradients are added into a buffer that nobody else holds, and kernels
-    allocate what no dispatcher sees. Without it the tape plays what a traced step shows.
-    """
-
-    def __init__(self, *, autocast: bool = False, inplace: bool = True) -> None:
+    def __init__(self) -> None:
         self.live = [0.0] * (BASES * len(TERMS))
         self.total = [0.0] * BASES
         self.peaks: list[Peak] = []
         self.place = 0
-        self.term = WORKING
         self.rising = False
-        self.sequence = 0
-        self.grad_enabled = True
-        self.autocast = self.has_autocast = autocast
-        self.inplace = inplace
-        self.casts: dict[int, Tensor] | None = {}  # of weights that train, kept by autocast
-        self.frame: Frame | None = None
-        self.collected: list[Tensor] | None = None
-        self.wanted = 0
 
     def change(self, slot: int, size: float) -> None:
         """Add (or remove) bytes; a fall after a rise ends a local maximum."""
@@ -97,12 +84,32 @@ class Tape:
         self.rising = True
         return tuple(self.total), tuple(self.live)
 
+# %% ../nbs/advisor/33_tape.ipynb #601b2c08
+class Tape(Meter):
+    """The state of one training step: its meter, the graph, autocast, recomputation.
+
+    `inplace`: as on a GPU. Gradients are added into a buffer that nobody else holds, and kernels
+    allocate what no dispatcher sees. Without it the tape plays what a traced step shows.
+    """
+
+    def __init__(self, *, autocast: bool = False, inplace: bool = True) -> None:
+        super().__init__()
+        self.term = WORKING
+        self.sequence = 0
+        self.grad_enabled = True
+        self.autocast = self.has_autocast = autocast
+        self.inplace = inplace
+        self.casts: dict[int, Tensor] | None = {}  # of weights that train, kept by autocast
+        self.frame: Frame | None = None
+        self.collected: list[Tensor] | None = None
+        self.wanted = 0
+
     def new(self, count: float, basis: int, width: int, term: int | None = None) -> Tensor:
         """A fresh tensor of `count` elements per unit of its basis, `width` bytes each."""
         storage = Storage(self, basis, count * width, self.term if term is None else term)
         return Tensor(self, storage, count, basis, width)
 
-# %% ../nbs/advisor/33_tape.ipynb #4ac4f125
+# %% ../nbs/advisor/33_tape.ipynb #e1d57011
 class Storage:
     """Bytes that live as long as somebody holds this object."""
 
@@ -122,7 +129,7 @@ class Storage:
         self.tape.live[slot] += self.size
         self.slot = slot
 
-
+# %% ../nbs/advisor/33_tape.ipynb #ceb1a892
 class Tensor:
     """A size with a place in the graph: `count` elements per unit of `basis`, of `width` bytes."""
 
@@ -158,7 +165,7 @@ class Tensor:
             term,
         )
 
-# %% ../nbs/advisor/33_tape.ipynb #0e5c743a
+# %% ../nbs/advisor/33_tape.ipynb #36e893d9
 Grads = list["Tensor | None"]
 Saved = list["Tensor | None"]
 Results = Sequence["Tensor | Raw | None"]
@@ -200,7 +207,7 @@ def _edge(x: Tensor | None) -> Tensor | tuple[Node, int] | None:
         return None
     return x if x.leaf else x.grad_fn
 
-
+# %% ../nbs/advisor/33_tape.ipynb #8f2fe893
 def apply(
     tape: Tape,
     inputs: Sequence[Tensor | None],
@@ -336,7 +343,7 @@ def backward(
             _hand_out(results, edges, buffers, queue)
             del results, edges
 
-# %% ../nbs/advisor/33_tape.ipynb #cec1fe39
+# %% ../nbs/advisor/33_tape.ipynb #a7d5c423
 def _fit(raw: list[Tensor | Raw | None]) -> Grads:
     """What the engine does to gradients of the wrong shape or type (validate_outputs)."""
     results: Grads = []
@@ -355,7 +362,7 @@ def _unpack(tape: Tape, node: Node) -> Saved:
     saved, node.saved = node.saved, []
     return saved
 
-
+# %% ../nbs/advisor/33_tape.ipynb #bab9fe94
 def _hand_out(
     results: Grads,
     edges: Sequence[Tensor | tuple[Node, int] | None],

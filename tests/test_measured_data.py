@@ -98,3 +98,12 @@ def test_summary_counts_refusals_and_intervals() -> None:
         "worst_percent": 4.0,
         "inside_share": 0.5,
     }
+
+
+def test_the_formula_holds_on_published_runs() -> None:
+    """One GPU, the Hugging Face stack, allocated peak: what the documentation promises."""
+    headline = [row for row in SCORED if row.group == "headline"]
+    errors = sorted(abs(found["error_percent"]) for found in published.score(headline, False))
+    assert len(errors) >= 85
+    assert errors[len(errors) // 2] <= 0.5
+    assert errors[-1] <= 2.0
