@@ -45,10 +45,10 @@ from advisor.operations import (
 )
 
 # %% ../nbs/advisor/35_blocks.ipynb #dfda6c14
-from .operations import grouped_linear, sum_rows, take_rows
-from .shapes import Projection, Shape, expert_parameters, norm_size, projections
-from .tape import ONE, TERMS, Storage, Tape, Tensor
-from .training_run import TrainingRun
+from advisor.operations import grouped_linear, sum_rows, take_rows
+from advisor.shapes import Projection, Shape, expert_parameters, norm_size, projections
+from advisor.tape import ONE, TERMS, Storage, Tape, Tensor
+from advisor.training_run import TrainingRun
 
 # %% ../nbs/advisor/35_blocks.ipynb #52185545
 BYTES = {"bf16": 2, "fp32": 4}

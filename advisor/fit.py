@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from .gpus import Gpu, gpus, prices, process_bytes, usable_bytes
-from .memory import RESERVED, Estimate, PeakCurve, estimate, resolve
-from .shapes import Model
-from .training_run import TrainingRun, flag
+from advisor.gpus import Gpu, gpus, prices, process_bytes, usable_bytes
+from advisor.memory import RESERVED, Estimate, PeakCurve, estimate, resolve
+from advisor.shapes import Model
+from advisor.training_run import TrainingRun, flag
 
 # %% auto #0
 __all__ = ['WORDS', 'LENGTHS', 'MAX_BATCH', 'WAYS', 'Verdict', 'verdict', 'Change', 'cheapest_change', 'Way', 'largest_batch',

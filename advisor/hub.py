@@ -10,8 +10,8 @@ import os
 import re
 from typing import Any
 
-from .errors import EXIT_UNKNOWN, AdvisorError, show
-from .files import read_text, write_text
+from advisor.errors import EXIT_UNKNOWN, AdvisorError, show
+from advisor.files import read_text, write_text
 
 TIMEOUT_SECONDS = 5
 MAX_BYTES = 1_000_000

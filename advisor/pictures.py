@@ -12,9 +12,9 @@ from itertools import pairwise
 from math import ceil, floor, log10
 from zlib import crc32
 
-from .memory import GIB
-from .ranges import Range
-from .sizing_text import TERM_NAMES
+from advisor.memory import GIB
+from advisor.ranges import Range
+from advisor.sizing_text import TERM_NAMES
 
 # %% auto #0
 __all__ = ['WIDTH', 'DESK', 'INK', 'PLACE', 'STANDALONE', 'EDGE', 'LETTER', 'GRID', 'DASH', 'COLOURS', 'OTHER', 'DARK', 'BAR',

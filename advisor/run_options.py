@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import click
 
-from .training_run import CHOICES, TrainingRun
+from advisor.training_run import CHOICES, TrainingRun
 
 # %% auto #0
 __all__ = ['F', 'RUN_OPTIONS', 'MORE_RUN_OPTIONS', 'add_options', 'run_options', 'run_from']

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
-from .errors import EXIT_UNKNOWN, AdvisorError, did_you_mean, show
-from .files import data_path, name_of, read_text
+from advisor.errors import EXIT_UNKNOWN, AdvisorError, did_you_mean, show
+from advisor.files import data_path, name_of, read_text
 
 # %% auto #0
 __all__ = ['LARGEST', 'ENCODERS', 'Sizes', 'Shape', 'Projection', 'projections', 'norm_size', 'qk_norm_size', 'expert_parameters',

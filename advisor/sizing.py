@@ -18,8 +18,8 @@ from advisor.console import (
     output_option,
     width_option,
 )
-from .errors import EXIT_NO, AdvisorError
-from .run_options import add_options, run_from, run_options
+from advisor.errors import EXIT_NO, AdvisorError
+from advisor.run_options import add_options, run_from, run_options
 
 # %% auto #0
 __all__ = ['model_option', 'gpu_option', 'SERVE_OPTIONS', 'Answer', 'COST_OPTIONS', 'serve_options', 'memory_command',

@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from .fit import Change, Offer, Verdict, Way
-from .memory import GIB, Estimate
-from .ranges import Range
-from .training_run import flag
+from advisor.fit import Change, Offer, Verdict, Way
+from advisor.memory import GIB, Estimate
+from advisor.ranges import Range
+from advisor.training_run import flag
 
 # %% auto #0
 __all__ = ['TERM_NAMES', 'MOMENTS', 'WAY_NAMES', 'gib', 'spread_gib', 'bar', 'bars', 'memory_text', 'verdict_lines',

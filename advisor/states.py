@@ -14,7 +14,7 @@ from advisor.training_run import TrainingRun
 # %% auto #0
 __all__ = ['SMALL_8BIT', 'PAGED_FROM', 'state_bytes', 'optimizer_bytes', 'step_temporary', 'Shards', 'shards']
 
-# %% ../nbs/advisor/39_states.ipynb #cc5cb835
+# %% ../nbs/advisor/39_states.ipynb #eb0f67ba
 SMALL_8BIT, PAGED_FROM = 4096, 100_000  # bitsandbytes: min_8bit_size, get_paged
 
 
@@ -30,9 +30,9 @@ def state_bytes(optimizer: str, leaf: Leaf) -> tuple[float, float]:
         factored = rows > 0 and n > rows
         return 4.0 * (rows + n / rows if factored else n), 0.0
     whole = leaf.embedding or n < SMALL_8BIT
-    states = 8 * n if whole else 2 * n * (1 + 4 / 256)
+    states, scales = (8 * n, 0.0) if whole else (2 * n, 8 * n / 256)
     paged = optimizer.startswith("paged") and n >= PAGED_FROM
-    return (0.0, states) if paged else (states, 0.0)
+    return (scales, states) if paged else (states + scales, 0.0)
 
 
 def optimizer_bytes(optimizer: str, leaves: tuple[Leaf, ...]) -> tuple[float, float]:
@@ -50,7 +50,10 @@ def step_temporary(optimizer: str, leaves: tuple[Leaf, ...]) -> float:
     if optimizer == "adamw":
         return sum(leaf.copies * leaf.elements * leaf.width for leaf in leaves)
     if optimizer == "adafactor":
-        return max((3.0 * 4 * leaf.elements for leaf in leaves), default=0.0)
+        sizes = [leaf.elements for leaf in leaves]
+        own = [(16.0 if leaf.width == 2 else 8.0) * leaf.elements for leaf in leaves]
+        both = zip(own, [0.0, *sizes[:-1]], strict=True)
+        return max((now + 4 * before for now, before in both), default=0.0)
     return 0.0
 
 # %% ../nbs/advisor/39_states.ipynb #d7ec5410

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 
-from .blocks import Layer, Step, decoder_layer, norm_of, plain_norm
+from advisor.blocks import Layer, Step, decoder_layer, norm_of, plain_norm
 from advisor.operations import (
     BFLOAT16,
     TILE_TOKENS,
@@ -25,7 +25,7 @@ from advisor.operations import (
     scale,
     unary,
 )
-from .shapes import Shape, norm_size
+from advisor.shapes import Shape, norm_size
 
 # %% auto #0
 __all__ = ['PLACES', 'FORWARD', 'LOSS', 'REFERENCE', 'LAYER', 'EMBEDDING', 'AFTER', 'STEP', 'LOGITS', 'WEIGHTS', 'Tile', 'Growth',
@@ -46,7 +46,7 @@ from advisor.tape import (
     checkpoint,
     disabled,
 )
-from .training_run import TrainingRun
+from advisor.training_run import TrainingRun
 
 # %% ../nbs/advisor/38_step.ipynb #2fd65d5a
 PLACES = ("forward", "loss", "reference", "layer", "embedding", "after")
@@ -382,14 +382,14 @@ def layer_leaves(layer: Layer) -> list[Tensor]:
     ]
     return [*linear_weights, *layer.norms, *layer.qk_norms, *layer.experts]
 
-# %% ../nbs/advisor/38_step.ipynb #919c2c03
+# %% ../nbs/advisor/38_step.ipynb #f5a3bba1
 def trainable(net: Network) -> tuple[Leaf, ...]:
     """The parameters that train, with how often each occurs."""
-    ends = [net.embed, *([net.head] if net.head is not net.embed else [])]
-    ends += [w for w in (net.norm, net.positions) if w is not None]
-    found = [(1, w) for w in ends]
+    found = [(1, w) for w in (net.embed, net.positions) if w is not None]
     for layer, times in zip(net.layers, net.more, strict=True):
         found += [(1 + times, w) for w in layer_leaves(layer)]
+    last = [net.norm, None if net.head is net.embed else net.head]
+    found += [(1, w) for w in last if w is not None]
     tables = (net.embed, net.positions)
     return tuple(
         Leaf(n, w.count, w.width, w.features, any(w is table for table in tables))

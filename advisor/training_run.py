@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from .errors import AdvisorError
+from advisor.errors import AdvisorError
 
 # %% auto #0
 __all__ = ['CHOICES', 'LIMITS', 'MAX_TOKENS', 'RunFlags', 'TrainingRun', 'flag', 'check', 'resolved', 'to_dict', 'from_dict']

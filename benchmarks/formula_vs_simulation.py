@@ -12,12 +12,10 @@ import sys
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
-from unittest.mock import patch
 
 from results import append
 
@@ -78,16 +76,6 @@ def like_for_like(model: Model, run: TrainingRun) -> tuple[float, str]:
     return max((m.bytes(bases) + fixed + extra.get(m.place, 0.0), m.place) for m in played.moments)
 
 
-@contextmanager
-def as_on_cuda() -> Iterator[None]:
-    """PEFT asks whether CUDA's autocast is on; the simulator runs under the CPU's."""
-    import torch
-
-    real = torch.is_autocast_enabled
-    with patch.object(torch, "is_autocast_enabled", lambda *d: real(*(d or ("cpu",)))):
-        yield
-
-
 def complete(model: Model, run: TrainingRun) -> TrainingRun:
     """The run with nothing open, the adapter targets included."""
     run, _ = resolved(run)
@@ -102,8 +90,7 @@ def simulated(model: Model, run: TrainingRun) -> dict[str, Any]:
 
     began = time.perf_counter()
     try:
-        with as_on_cuda():
-            found = simulate(model.config, run)
+        found = simulate(model.config, run)
     except AdvisorError as error:
         return {"refused": str(error)}
     return {

@@ -275,7 +275,15 @@ def _found(indices: Any) -> list[Any]:
             found.append(index)
     return found
 
-# %% ../nbs/cookbook/23_cuda_paths.ipynb #fa85c210
+# %% ../nbs/cookbook/23_cuda_paths.ipynb #447da062
+_ASK_AUTOCAST = torch.is_autocast_enabled
+
+
+def _autocast_is_on(*device: str) -> bool:
+    """PEFT's 4-bit layer asks without a device, which means CUDA; the trace runs on the CPU."""
+    return bool(_ASK_AUTOCAST(*(device or ("cpu",))))
+
+
 @contextmanager
 def cuda_paths(attention: str) -> Iterator[None]:
     """Everything between CPU or meta tensors and CUDA that changes what is allocated.
@@ -289,6 +297,7 @@ def cuda_paths(attention: str) -> Iterator[None]:
             chosen = cuda_attention(attention)
             stack.enter_context(patch.object(functional, "scaled_dot_product_attention", chosen))
         stack.enter_context(patch.object(functional, "dropout", cuda_dropout))
+        stack.enter_context(patch.object(torch, "is_autocast_enabled", _autocast_is_on))
         stack.enter_context(patch.object(masking, "find_packed_sequence_indices", _always(None)))
         stack.enter_context(patch.object(masking, "_ignore_causal_mask_sdpa", _skip_causal_mask))
         yield

@@ -110,7 +110,8 @@ def transform_page(app: Sphinx, docname: str, content: list[str]) -> None:
     cells: list[dict[str, Any]] = []
     for raw in notebook["cells"]:
         for cell in page_cells(raw, module, names):
-            cells += with_diagrams(cell)
+            for part in with_diagrams(cell):
+                cells += with_pictures(part)
     if docname == app.config.root_doc:
         cells.append(markdown(TOCTREE.format(pages="\n".join(sections(app)))))
     # nbformat wants an id on each cell, and one cell may have become two.
@@ -156,6 +157,17 @@ def with_diagrams(cell: dict[str, Any]) -> list[dict[str, Any]]:
         return [cell]
     kept = [o for o, text in zip(outputs, texts, strict=True) if not text]
     moved = [markdown(HEADING.sub(r"**\1**", text)) for text in texts if text]
+    return [cell | {"outputs": kept}, *moved]
+
+
+def with_pictures(cell: dict[str, Any]) -> list[dict[str, Any]]:
+    """A drawing moves into the page: as an image it would lose its title, font and colours."""
+    outputs = cell.get("outputs", [])
+    drawings = ["".join(o.get("data", {}).get("image/svg+xml", "")) for o in outputs]
+    if not any(drawings):
+        return [cell]
+    kept = [o for o, drawing in zip(outputs, drawings, strict=True) if not drawing]
+    moved = [markdown(f"```{{raw}} html\n{drawing}\n```") for drawing in drawings if drawing]
     return [cell | {"outputs": kept}, *moved]
 
 
