@@ -254,7 +254,7 @@ def place_name(place: str) -> str:
     """The place as users read it: what runs after the backward pass is the optimizer."""
     return "optimizer" if place == "after" else place
 
-# %% ../nbs/advisor/40_memory.ipynb #18e4033c
+# %% ../nbs/advisor/40_memory.ipynb #5736c2e1
 class PeakCurve:
     """The allocated peak of one model and run as a function of batch and length, in bytes."""
 
@@ -270,7 +270,8 @@ class PeakCurve:
         tokens = sequences * seq_len
         window = self.shape.window
         long = window is not None and seq_len >= window
-        key = (self._tile(tokens), tokens > KERNEL_ROWS, long, sequences == 1)
+        tile = _tile(self.shape, self.run, tokens)
+        key = (tile, tokens > KERNEL_ROWS, long, sequences == 1)
         if key not in self._lines:
             self._lines[key] = self._play(replace(self.run, batch=batch, seq_len=seq_len))
         n, length, squared, t, ts = basis_values(sequences, seq_len)
@@ -281,12 +282,6 @@ class PeakCurve:
             )
         )
 
-    def _tile(self, tokens: int) -> float:
-        """Tokens that the loss takes at once: what else a played step depends on."""
-        if self.run.loss == "fused" and self.run.method != "dpo":
-            return liger_rows(tokens, self.shape.hidden_size, self.shape.vocab_size)
-        return TILE_TOKENS if tokens > TILE_TOKENS else 1
-
     def _play(self, run: TrainingRun) -> list[Vector]:
         found: list[Vector] = []
         for moment in play(self.shape, run).moments:
@@ -295,7 +290,14 @@ class PeakCurve:
                 found = [other for other in found if not covers(line, other)] + [line]
         return found
 
-# %% ../nbs/advisor/40_memory.ipynb #6f6fea9e
+# %% ../nbs/advisor/40_memory.ipynb #fb76a8e0
+def _tile(shape: Shape, run: TrainingRun, tokens: int) -> float:
+    """Tokens that the loss takes at once: what else a played step depends on."""
+    if run.loss == "fused" and run.method != "dpo":
+        return liger_rows(tokens, shape.hidden_size, shape.vocab_size)
+    return TILE_TOKENS if tokens > TILE_TOKENS else 1
+
+
 def _line(moment: Moment, sizes: _Sizes, unseen: float) -> Vector:
     """Bytes by basis at a moment, with states, sharing and what the trace does not see."""
     total, share = list(moment.total), sizes.shards

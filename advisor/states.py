@@ -14,7 +14,7 @@ from advisor.training_run import TrainingRun
 # %% auto #0
 __all__ = ['SMALL_8BIT', 'PAGED_FROM', 'state_bytes', 'optimizer_bytes', 'step_temporary', 'Shards', 'shards']
 
-# %% ../nbs/advisor/39_states.ipynb #eb0f67ba
+# %% ../nbs/advisor/39_states.ipynb #b04c071d
 SMALL_8BIT, PAGED_FROM = 4096, 100_000  # bitsandbytes: min_8bit_size, get_paged
 
 
@@ -44,7 +44,7 @@ def optimizer_bytes(optimizer: str, leaves: tuple[Leaf, ...]) -> tuple[float, fl
         paged += leaf.copies * there
     return on_card, paged
 
-
+# %% ../nbs/advisor/39_states.ipynb #2fbc85f3
 def step_temporary(optimizer: str, leaves: tuple[Leaf, ...]) -> float:
     """What the optimizer's step allocates on top, in bytes."""
     if optimizer == "adamw":
