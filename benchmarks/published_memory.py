@@ -129,7 +129,6 @@ def predicted(estimate: Any, metric: str) -> tuple[int, int, int]:
 def score(rows: Iterable[Row], simulate: bool) -> list[dict[str, Any]]:
     """One result a scored row; a row that our estimator refuses keeps its reason."""
     from advisor.memory import estimate
-
     from advisor.shapes import find_model
 
     results = []
