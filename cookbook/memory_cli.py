@@ -43,7 +43,7 @@ def same_terms(terms: Mapping[str, int]) -> dict[str, int]:
         found[key] = found.get(key, 0) + size
     return found
 
-# %% ../nbs/cookbook/31_memory_cli.ipynb #1ddf3be8
+# %% ../nbs/cookbook/31_memory_cli.ipynb #daa7116f
 def as_estimate(model: Model, found: Simulation, reasons: dict[str, str]) -> Estimate:
     """A simulation in the form of an estimate, with the other two figures around it."""
     from advisor.memory import Estimate, device_range, reserved_range, uncertainty
@@ -56,13 +56,17 @@ def as_estimate(model: Model, found: Simulation, reasons: dict[str, str]) -> Est
         percent, why = 5.0, ["±5 %: this architecture was traced, never measured by us"]
     reserved = reserved_range(found.allocated_peak_bytes, found.run.loss)
     traced = ", ".join(map(str, found.layers_traced))
-    note = f"traced with {traced} of {found.layers} layers in {found.seconds:.1f} s"
+    notes = (
+        f"traced with {traced} of {found.layers} layers in {found.seconds:.1f} s",
+        "gradients that meet are added into a new buffer, as PyTorch does while it is traced; "
+        "a GPU adds them in place",
+    )
     return Estimate(
         model=model.id, run=found.run, allocated_peak_bytes=found.allocated_peak_bytes,
         reserved_peak_bytes=reserved, device_peak_bytes=device_range(reserved),
         peak_at=found.peak_at, terms=same_terms(found.terms), reasons=reasons,
         peaks={name: moment.allocated_bytes for name, moment in found.phases.items()},
-        assumptions=(*found.assumptions, note, *why), uncertainty_percent=percent,
+        assumptions=(*found.assumptions, *notes, *why), uncertainty_percent=percent,
         answered_by="simulation",
     )  # fmt: skip
 
