@@ -10,15 +10,15 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
-from .errors import AdvisorError, did_you_mean
-from .gpus import Gpu
-from .operations import TILE_TOKENS, liger_rows
-from .ranges import Range
-from .shapes import Model, Shape, parameter_count, projections
-from .states import Shards, optimizer_bytes, shards, step_temporary
-from .step import Moment, Played, play
-from .tape import BASES, TERMS, Vector, basis_values, covers
-from .training_run import TrainingRun, resolved, to_dict
+from advisor.errors import AdvisorError, did_you_mean
+from advisor.gpus import Gpu
+from advisor.operations import TILE_TOKENS, liger_rows
+from advisor.ranges import Range
+from advisor.shapes import Model, Shape, parameter_count, projections
+from advisor.states import Shards, optimizer_bytes, shards, step_temporary
+from advisor.step import Moment, Played, play
+from advisor.tape import BASES, TERMS, Vector, basis_values, covers
+from advisor.training_run import TrainingRun, resolved, to_dict
 
 GIB = 2**30
 MIB = 2**20
