@@ -50,7 +50,7 @@ def serve_options(command: Any) -> Any:
     """Add the flags of serving to a click command."""
     return add_options(command, SERVE_OPTIONS)
 
-# %% ../nbs/advisor/46_sizing.ipynb #e94062d6
+# %% ../nbs/advisor/46_sizing.ipynb #5a3a3757
 @click.command("memory")
 @model_option
 @run_options
@@ -64,16 +64,16 @@ def memory_command(
     model: str, gpu: str | None, serve: bool, json_mode: bool, output: str | None, force: bool,
     width: int | None, **flags: Any,
 ) -> None:  # fmt: skip
-    """Memory of a training step (or, with --serve, of answering requests).
+    """Memory of a training step, or of serving (--serve).
 
     Nothing is downloaded or run. Flags that are left open take TRL's defaults, and each is
     printed. With --gpu the exit code says whether it fits.
 
     \b
     Examples:
-      advisor memory --model Qwen/Qwen2.5-7B --method qlora --gpu RTX-4090
-      advisor memory --model path/to/config.json --method full --precision bf16 --json
-      advisor memory --model Qwen/Qwen2.5-7B --serve --bits 4 --requests 16 --gpu L4
+      advisor memory --model Qwen2.5-7B --method qlora --gpu RTX-4090
+      advisor memory --model Llama-3.1-8B --method full --precision bf16 --json
+      advisor memory --model Qwen2.5-7B --serve --bits 4 --requests 16 --gpu L4
     """
     work = _serving if serve else _training
     values, text, fits = work(model, gpu, flags, layout(width, output)["width"])
@@ -123,7 +123,7 @@ def _serving(name: str, gpu: str | None, flags: dict[str, Any], width: int) -> A
     values["gpu"], values["largest_concurrency"] = find_gpu(gpu).id, list(together)
     return values, serving_text(values, together), together[1] >= serving.requests
 
-# %% ../nbs/advisor/46_sizing.ipynb #c2c232ea
+# %% ../nbs/advisor/46_sizing.ipynb #0f651d4d
 @click.command("fit")
 @click.option("--model", metavar="NAME", help="A model, as for advisor memory.")
 @gpu_option
@@ -141,14 +141,16 @@ def _serving(name: str, gpu: str | None, flags: dict[str, Any], width: int) -> A
 def fit_command(
     json_mode: bool, output: str | None, force: bool, lengths: tuple[int, ...], **flags: Any
 ) -> None:  # fmt: skip
-    """Ways of training that fit a card, with the largest batch; or the cheapest cards.
+    """Ways of training that fit a card, or cards that fit.
+
+    For each way the largest batch by length; without --gpu, the cheapest cards.
 
     Exit code 1 when nothing fits; the nearest miss is named.
 
     \b
     Examples:
-      advisor fit --model Qwen/Qwen2.5-7B --gpu RTX-4090
-      advisor fit --model meta-llama/Llama-3.1-70B --method qlora
+      advisor fit --model Qwen2.5-7B --gpu RTX-4090
+      advisor fit --model Llama-3.1-70B --method qlora
       advisor fit --answers case.yaml
     """
     from advisor.fit import LENGTHS
@@ -262,7 +264,7 @@ def cost_options(command: Any) -> Any:
     """Add the flags of cost to a click command."""
     return add_options(command, COST_OPTIONS)
 
-# %% ../nbs/advisor/46_sizing.ipynb #b9d87db2
+# %% ../nbs/advisor/46_sizing.ipynb #4327292b
 @click.command("cost")
 @model_option
 @run_options
@@ -273,14 +275,16 @@ def cost_options(command: Any) -> Any:
 def cost_command(
     model: str, gpu: str, json_mode: bool, output: str | None, force: bool, **flags: Any
 ) -> None:  # fmt: skip
-    """Time and money of training, and of serving with a long prompt, retrieval, or tuning.
+    """Hours and dollars of training and of serving.
+
+    Serving is compared three ways: long prompts, retrieval, a tuned model.
 
     Every figure is a range with what it rests on: published utilisation, dated prices.
 
     \b
     Examples:
-      advisor cost --model Qwen/Qwen2.5-7B --gpu A100-80GB --examples 5000 --epochs 3
-      advisor cost --model Qwen/Qwen2.5-7B --gpu L4 --examples 2000 --knowledge-tokens 30000
+      advisor cost --model Qwen2.5-7B --gpu A100-80GB --examples 5000 --epochs 3
+      advisor cost --model Qwen2.5-7B --gpu L4 --tokens 1e6 --knowledge-tokens 9000
     """
     from advisor.sizing_text import comparison_text, training_text
 

@@ -70,7 +70,7 @@ def as_estimate(model: Model, found: Simulation, reasons: dict[str, str]) -> Est
         answered_by="simulation",
     )  # fmt: skip
 
-# %% ../nbs/cookbook/31_memory_cli.ipynb #ab84a6b5
+# %% ../nbs/cookbook/31_memory_cli.ipynb #171ef369
 def needs(*modules: str) -> None:
     """Raise `AdvisorError` (exit 3) if a package that the command needs is missing."""
     from importlib.util import find_spec
@@ -96,7 +96,7 @@ def simulate_command(
     model: str, gpu: str | None, whole: bool, json_mode: bool, output: str | None, force: bool,
     **flags: Any,
 ) -> None:  # fmt: skip
-    """Memory of a training step by tracing the real code, without a GPU and without weights.
+    """Memory of a training step, traced without a GPU.
 
     Runs one step of transformers, PEFT and bitsandbytes on tensors that have a size and no data.
     Takes seconds; knows every causal model that transformers has.
@@ -104,7 +104,7 @@ def simulate_command(
     \b
     Examples:
       cookbook simulate --model meta-llama/Llama-3.1-8B --method qlora
-      cookbook simulate --model path/to/config.json --method full --json
+      cookbook simulate --model Qwen2.5-7B --method full --json
     """
     needs("torch", "transformers", "peft", "bitsandbytes", "trl")
     from advisor.shapes import find_model
@@ -135,7 +135,7 @@ def _print(
     if judged is not None and not judged.yes:
         raise click.exceptions.Exit(EXIT_NO)
 
-# %% ../nbs/cookbook/31_memory_cli.ipynb #4c51b049
+# %% ../nbs/cookbook/31_memory_cli.ipynb #a2310f12
 @click.command("measure")
 @model_option
 @run_options
@@ -153,7 +153,7 @@ def measure_command(
     model: str, steps: int, device: str, timeout: float, append: str | None, json_mode: bool,
     output: str | None, force: bool, **flags: Any,
 ) -> None:  # fmt: skip
-    """Memory of a training step, measured: real steps on the GPU at hand.
+    """Memory of a training step, measured on this GPU.
 
     The weights are random (memory does not depend on their values), so nothing is downloaded.
     Exit code 1 when it ran out of memory.
