@@ -264,7 +264,7 @@ def cost_options(command: Any) -> Any:
     """Add the flags of cost to a click command."""
     return add_options(command, COST_OPTIONS)
 
-# %% ../nbs/advisor/46_sizing.ipynb #4327292b
+# %% ../nbs/advisor/46_sizing.ipynb #659233d1
 @click.command("cost")
 @model_option
 @run_options
@@ -284,7 +284,7 @@ def cost_command(
     \b
     Examples:
       advisor cost --model Qwen2.5-7B --gpu A100-80GB --examples 5000 --epochs 3
-      advisor cost --model Qwen2.5-7B --gpu L4 --tokens 1e6 --knowledge-tokens 9000
+      advisor cost --model Qwen2.5-7B --gpu L4 --tokens 9e5 --knowledge-tokens 900
     """
     from advisor.sizing_text import comparison_text, training_text
 
