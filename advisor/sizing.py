@@ -178,7 +178,7 @@ def _what_to_fit(flags: dict[str, Any]) -> tuple[str, str | None, int]:
         raise AdvisorError(f"--model is missing{where}.", hint="Try: advisor fit --model NAME")
     return model, gpu, int(count or 1)
 
-# %% ../nbs/advisor/46_sizing.ipynb #9fb32c2f
+# %% ../nbs/advisor/46_sizing.ipynb #fe44e102
 def _fit(
     name: str, gpu: str | None, count: int, flags: dict[str, Any], lengths: tuple[int, ...]
 ) -> Answer:  # fmt: skip
@@ -205,10 +205,16 @@ def _fit(
         nearest = min(ways, key=lambda way: way.smallest_bytes)
         values["nearest"] = {"name": nearest.name, "needed_bytes": nearest.smallest_bytes}
     title = card.id if count == 1 else f"{count} × {card.id}"
-    return values, ways_text(model.id, title, ways), fitting
+    text = ways_text(model.id, title, ways)
+    if flags["answers"] or not fitting:
+        found, cards, _ = _cards(model, base, flags["methods"], lengths, shown=1)
+        values["cards"], text = found["ways"], f"{text}\n{cards}"
+    return values, text, fitting
 
-# %% ../nbs/advisor/46_sizing.ipynb #ff9f935a
-def _cards(model: Any, base: Any, methods: tuple[str, ...], lengths: tuple[int, ...]) -> Answer:
+# %% ../nbs/advisor/46_sizing.ipynb #8f7847e2
+def _cards(
+    model: Any, base: Any, methods: tuple[str, ...], lengths: tuple[int, ...], shown: int = 5
+) -> Answer:
     from advisor.fit import WAYS, offers
     from advisor.memory import estimate
     from advisor.sizing_text import gib, offers_text
@@ -224,7 +230,7 @@ def _cards(model: Any, base: Any, methods: tuple[str, ...], lengths: tuple[int, 
         need, cards = found.reserved_peak_bytes.typical, offers(found)
         rows.append({"method": method, "name": name, "needed_bytes": need, "cards": _rows(cards)})
         none = f"{model.id}, {name}: no card of the catalogue ({gib(need)})\n"
-        parts.append(offers_text(model.id, name, cards) if cards else none)
+        parts.append(offers_text(model.id, name, cards, shown) if cards else none)
     values = {"schema": 1, "model": model.id, "seq_len": length, "ways": rows}
     return values, "\n".join(parts), any(row["cards"] for row in rows)
 

@@ -152,7 +152,9 @@ def test_fit_names_the_nearest_miss() -> None:
 def test_fit_for_a_case(tmp_path: Path) -> None:
     case = tmp_path / "case.yaml"
     case.write_text("schema: 1\nmodel: {id: Qwen/Qwen2.5-7B}\nhardware: {gpu: L4, count: 1}\n")
-    assert "L4" in call("fit", "--answers", str(case))
+    assert "cheapest first" in call("fit", "--answers", str(case))
+    rows = json.loads(call("fit", "--answers", str(case), "--json"))["cards"]
+    assert all(row["cards"] for row in rows if row["method"] == "qlora")
     case.write_text("schema: 1\nhardware: {gpu: L4}\n")
     assert "names none" in call("fit", "--answers", str(case), code=2)
 
