@@ -12,8 +12,10 @@ MOVED := $(shell test "$$(cat .venv/.installed 2>/dev/null)" = "$$(pwd)" || echo
 CASES := examples/support-bot.yaml \
     $(filter-out examples/support-bot.yaml,$(sort $(wildcard examples/*.yaml)))
 
+RECIPES := $(shell ls nbs/recipes/*.ipynb | sed 's:.*/[0-9]*_::; s:[.]ipynb$$::; s:_:-:g')
+
 .DEFAULT_GOAL := help
-.PHONY: help demo test prepare docs export sync check lint types gpu-test clean distclean moved
+.PHONY: help demo test recipes lab prepare docs export sync check lint types gpu-test clean distclean moved
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | \
@@ -24,17 +26,29 @@ help: ## list the targets
 
 moved:
 
-demo: .venv/.installed ## advise on the cases in examples/
+demo: .venv/.installed ## advise on a case, then run the recommended recipe on the lab model
 	@for case in $(CASES); do \
 		echo; echo "== advisor ask --answers $$case"; \
 		$(BIN)/advisor ask --answers "$$case" || exit $$?; \
 	done
+	@echo; echo "== the recommended recipe of $(firstword $(CASES)), on the lab model"
+	@$(BIN)/python -c 'from cookbook.demo import main; main()' $(firstword $(CASES))
 
 test: .venv/.installed ## the notebooks' own tests, then pytest
 	@echo "== notebooks (recipes excepted: pytest runs them)"
 	@$(BIN)/nbdev-test nbs --n-workers 2
 	@echo "== pytest"
 	@$(BIN)/pytest
+
+recipes: .venv/.installed ## run every recipe on the lab model; results in build/recipes
+	@for name in $(RECIPES); do \
+		echo "== cookbook run $$name"; \
+		$(BIN)/cookbook run $$name --output build/recipes/$$name --resume || exit $$?; \
+	done
+
+lab: .venv/.installed ## train the lab models again and write their card (an hour on two cores)
+	@$(BIN)/cookbook run lab-pretraining --mode full --set weights=cookbook/lab/weights \
+		--output build/lab --resume
 
 gpu-test: .venv/.installed ## measure on the GPU of this machine, beside the estimates (nine minutes)
 	@$(BIN)/python benchmarks/gpu_memory.py $(if $(shell command -v nvidia-smi),,--device cpu --tiny)

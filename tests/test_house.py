@@ -20,7 +20,10 @@ NOTEBOOKS = sorted(
 )
 SOURCES = [n for n in NOTEBOOKS if n.startswith(("nbs/advisor/", "nbs/cookbook/"))]
 MODULES = sorted(
-    p.relative_to(ROOT).as_posix() for p in ROOT.glob("[ac]*/*.py") if p.name != "_modidx.py"
+    p.relative_to(ROOT).as_posix()
+    for folder in ("advisor", "cookbook")
+    for p in (ROOT / folder).rglob("*.py")
+    if p.name != "_modidx.py"
 )
 MAX_CELLS, MAX_BYTES, MAX_CODE_LINES, MAX_FUNCTION_LINES = 80, 90_000, 30, 40
 NOT_OURS = re.compile(
@@ -83,6 +86,8 @@ def test_notebook_makes_exactly_one_module(name: str) -> None:
     (module,) = [mark for mark in marks if mark]
     package = name.split("/")[1]
     stem = re.sub(r"^\d+_", "", Path(name).stem)
+    if stem.startswith("lab_"):
+        package, stem = f"{package}.lab", stem.removeprefix("lab_")
     assert module == f"{package}.{'__init__' if stem == 'init' else stem}"
 
 
@@ -172,8 +177,9 @@ def existing() -> list[str]:
 def is_named(path: str) -> bool:
     """Named by itself; modules as a group, because each notebook line names its module."""
     folder, _, name = path.rpartition("/")
-    generated = folder in ("advisor", "cookbook") and name.endswith(".py")
-    return path in mapped() or (generated and f"{folder}/*.py" in mapped())
+    generated = folder in ("advisor", "cookbook", "cookbook/lab") and name.endswith(".py")
+    group = f"{folder}/*.py" if generated else f"{folder}/*"
+    return path in mapped() or group in mapped()
 
 
 def test_map_names_every_file() -> None:

@@ -6,6 +6,7 @@ exported definition gets its signature and docstring (autodoc) with the source f
 """
 
 import ast
+import hashlib
 import json
 import re
 from pathlib import Path
@@ -103,6 +104,8 @@ def transform_page(app: Sphinx, docname: str, content: list[str]) -> None:
         content[0] = link_names(content[0], names)
         return
     notebook = json.loads(content[0])
+    if docname.startswith("recipes/"):
+        notebook = last_run(Path(app.env.doc2path(docname)), notebook)
     module = app.env.adaptation_modules.get(docname)
     if module:  # a page's own names come first
         own = read_cells(Path(app.env.doc2path(docname)), Path(app.srcdir))
@@ -117,6 +120,32 @@ def transform_page(app: Sphinx, docname: str, content: list[str]) -> None:
     # nbformat wants an id on each cell, and one cell may have become two.
     notebook["cells"] = [cell | {"id": f"page-{n}"} for n, cell in enumerate(cells)]
     content[0] = json.dumps(notebook)
+
+
+def last_run(source: Path, notebook: dict[str, Any]) -> dict[str, Any]:
+    """The executed copy of a recipe (`make recipes`), if it is of this very notebook."""
+    name = source.stem.lstrip("0123456789_").replace("_", "-")
+    run = source.parents[2] / "build" / "recipes" / name
+    said = "This page shows the recipe without results; `make recipes` runs it and keeps them."
+    if (run / "manifest.json").exists():
+        manifest = json.loads((run / "manifest.json").read_text(encoding="utf-8"))
+        same = manifest["notebook_sha256"] == hashlib.sha256(source.read_bytes()).hexdigest()
+        if same and manifest["status"] == "done":
+            notebook = json.loads((run / "executed.ipynb").read_text(encoding="utf-8"))
+            said = run_line(manifest)
+    first, *rest = notebook["cells"]
+    return notebook | {"cells": [first, markdown(f":::{{note}}\n{said}\n:::"), *rest]}
+
+
+def run_line(manifest: dict[str, Any]) -> str:
+    """When, how long and with what the shown results were made."""
+    versions = manifest["versions"]
+    used = [f"{name} {versions[name]}" for name in ("torch", "transformers") if name in versions]
+    return (
+        f"Run on {manifest['started'][:10]} in {manifest['mode']} mode with model "
+        f"`{manifest['model']}`, seed {manifest['seed']}, in {manifest['seconds']:.0f} seconds "
+        f"({', '.join(used)}). Run it: `cookbook run {manifest['recipe']}`"
+    )
 
 
 def sections(app: Sphinx) -> list[str]:
