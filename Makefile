@@ -50,8 +50,13 @@ lab: .venv/.installed ## train the lab models again and write their card (an hou
 	@$(BIN)/cookbook run lab-pretraining --mode full --set weights=cookbook/lab/weights \
 		--output build/lab --resume
 
-gpu-test: .venv/.installed ## measure on the GPU of this machine, beside the estimates (nine minutes)
-	@$(BIN)/python benchmarks/gpu_memory.py $(if $(shell command -v nvidia-smi),,--device cpu --tiny)
+# Without an NVIDIA GPU the same scripts run on the CPU, with toy models where memory is measured.
+gpu-test: .venv/.installed ## recipes and training memory on this machine's GPU (nine minutes; MODEL=...)
+	@began=$$(date +%s); \
+	$(BIN)/python benchmarks/gpu_recipes.py $(if $(shell command -v nvidia-smi),,--device cpu) \
+		$(if $(MODEL),--model '$(MODEL)') --minutes 6; recipes=$$?; \
+	$(BIN)/python benchmarks/gpu_memory.py $(if $(shell command -v nvidia-smi),,--device cpu --tiny) \
+		--budget $$((520 + began - $$(date +%s))) && exit $$recipes
 
 prepare: ## before a commit: export, clean, lint, types, test
 	@$(MAKE) --no-print-directory export

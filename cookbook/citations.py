@@ -20,7 +20,7 @@ from cookbook.text_scores import Supports, contained, sentences
 __all__ = ['CHAT_MARKS', 'SHORT', 'defused', 'PromptFormat', 'build_prompt', 'Citation', 'Checked', 'stands_in', 'check_answer',
            'Threshold', 'learn_threshold']
 
-# %% ../nbs/cookbook/75_citations.ipynb #de1c6423
+# %% ../nbs/cookbook/75_citations.ipynb #d9c5ea3f
 CHAT_MARKS = re.compile(
     r"<\|(?=[a-z_])|<(?=/?passage\b)|(?<=<)(?=</?SYS>>)|\[(?=/?INST\])", re.IGNORECASE
 )
@@ -36,7 +36,8 @@ class PromptFormat:
     """How a question and its passages become a prompt.
 
     `template` needs {{question}} and {{passages}}; `passage` needs {{text}} and may use {{number}}
-    and {{source}}. `unknown` is what the model is told to say when nothing answers.
+    and {{source}}. `unknown` is what the model is told to say when nothing answers. `one_line`
+    turns line breaks inside a passage into spaces: for models whose frame is the line.
 
     Raises:
         AdvisorError: a placeholder is missing or not known.
@@ -51,6 +52,7 @@ class PromptFormat:
     separator: str = "\n"
     unknown: str = "I do not know"
     stop: tuple[str, ...] = ("\n",)
+    one_line: bool = False
 
     def __post_init__(self) -> None:
         _check_holes("template", self.template, {"question", "passages"}, set())
@@ -65,13 +67,14 @@ def _check_holes(name: str, text: str, needed: set[str], allowed: set[str]) -> N
         known = ", ".join(sorted(needed | allowed))
         raise AdvisorError(f"{name}: {{{{{unknown[0]}}}}} is not known.", hint=f"Known: {known}.")
 
-# %% ../nbs/cookbook/75_citations.ipynb #0ada2058
+# %% ../nbs/cookbook/75_citations.ipynb #593cca9f
 def build_prompt(form: PromptFormat, question: str, passages: Sequence[Passage]) -> str:
     """The prompt: every passage numbered from 1, in its frame, as data."""
-    framed = [
-        fill_text(form.passage, {"number": n, "text": defused(p.text), "source": defused(p.source)})
-        for n, p in enumerate(passages, 1)
-    ]
+    framed = []
+    for number, passage in enumerate(passages, 1):
+        text = " ".join(passage.text.split()) if form.one_line else passage.text
+        row = {"number": number, "text": defused(text), "source": defused(passage.source)}
+        framed.append(fill_text(form.passage, row))
     return fill_text(
         form.template, {"question": defused(question), "passages": form.separator.join(framed)}
     )

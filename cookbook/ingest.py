@@ -230,7 +230,7 @@ def _check_settings(index: Index) -> None:
             hint="Open it with the same splitting, or build a new index.",
         )
 
-# %% ../nbs/cookbook/74_ingest.ipynb #9f4bf510
+# %% ../nbs/cookbook/74_ingest.ipynb #dccb5db4
 def apply_changes(index: Index, changes: Changes, progress: Progress | None = None) -> IngestReport:
     """Embed what is new, commit, then bring the vector store in step.
 
@@ -247,8 +247,10 @@ def apply_changes(index: Index, changes: Changes, progress: Progress | None = No
     dropped = sorted(old - set(new))
     if index.foreign and fresh and index.vectors is not None:
         # Before the commit: a crash leaves vectors nobody asks for, and never passages without.
-        index.vectors.add_documents(
-            [passage.to_document() for passage in fresh], ids=[passage.id for passage in fresh]
+        index.vectors.add_texts(
+            [embedded_text(passage) for passage in fresh],
+            [passage.to_document().metadata for passage in fresh],
+            ids=[passage.id for passage in fresh],
         )
     if touched:
         with store.writing():

@@ -100,7 +100,7 @@ def keep_trainable(model: Any) -> int:
         layer.support_avx512bf16_for_cpu = False
     return len(layers)
 
-# %% ../nbs/cookbook/40_models.ipynb #8bb9e4cd
+# %% ../nbs/cookbook/40_models.ipynb #bdab2264
 def _weights(folder: Path, device: str, dtype: str, quantization: str | None) -> Any:
     import torch
     import transformers
@@ -109,6 +109,8 @@ def _weights(folder: Path, device: str, dtype: str, quantization: str | None) ->
     kind: Any = transformers.AutoModelForCausalLM
     config = _quantization_config(quantization, dtype)
     place = None if device == "cpu" and config is None else {"": device}
+    logs: Any = transformers.utils.logging
+    logs.disable_progress_bar()  # a bar for each file is noise in a notebook
     try:
         model, report = kind.from_pretrained(
             folder, dtype=getattr(torch, dtype), quantization_config=config, device_map=place,

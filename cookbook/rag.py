@@ -25,7 +25,7 @@ from cookbook.text_scores import Supports, abstains, contained, sentences
 __all__ = ['OUTCOMES', 'CLOSED_BOOK', 'Generator', 'Answer', 'Settings', 'retrieve', 'answer', 'read', 'plain', 'Item',
            'has_gold', 'is_right', 'diagnose', 'Evaluation', 'gold_passages', 'closed_book', 'evaluate']
 
-# %% ../nbs/cookbook/76_rag.ipynb #33527459
+# %% ../nbs/cookbook/76_rag.ipynb #0e5bb005
 class Generator(Protocol):
     """What is needed of a model; `cookbook.models.LanguageModel` has it."""
 
@@ -53,9 +53,13 @@ class Answer:
 
 @dataclass(frozen=True)
 class Settings:
-    """How to retrieve and to read; `threshold` comes from `learn_threshold`."""
+    """How to retrieve and to read; `threshold` comes from `learn_threshold`.
+
+    `best_last` shows the best passage last, beside the question, where many models read best.
+    """
 
     k: int = 3
+    best_last: bool = False
     method: str = "fused"
     dense_weight: float = DENSE_WEIGHT
     rerank: Reranker | None = None
@@ -65,14 +69,14 @@ class Settings:
     supports: Supports = contained
     max_new_tokens: int = 64
 
-# %% ../nbs/cookbook/76_rag.ipynb #2f2b3400
+# %% ../nbs/cookbook/76_rag.ipynb #5a620afe
 def retrieve(index: Index, question: str, settings: Settings) -> tuple[tuple[Passage, ...], float]:
-    """The k best passages, and the largest share of the question's words that one of them has."""
+    """The k best passages as shown, and the largest share of the question's words in one."""
     hits = search(
         index, question, settings.k, method=settings.method,
         dense_weight=settings.dense_weight, rerank=settings.rerank,
     )  # fmt: skip
-    found = tuple(hit.passage for hit in hits)
+    found = tuple(hit.passage for hit in (hits[::-1] if settings.best_last else hits))
     return found, max(coverage(index, question, [p.id for p in found]), default=0.0)
 
 

@@ -179,7 +179,7 @@ def read_reply(text: str) -> Reply:
         return Reply(written, None, found[3])
     return Reply(written, (found[1], found[2].strip()), None)
 
-# %% ../nbs/cookbook/64_react.ipynb #57071f8a
+# %% ../nbs/cookbook/64_react.ipynb #924cee0e
 FORM = "error: write one line `Action: tool[input]` or `Answer: ...`."
 
 
@@ -212,9 +212,9 @@ def _next(
 
 def _trace(
     question: str, steps: Sequence[Step], spent: Sequence[Completion], finish: str,
-    answer: str | None,
+    answer: str | None, mark: str,
 ) -> Trace:  # fmt: skip
-    text = as_text(question, steps).removesuffix("\nThought:").removesuffix("\nObservation: ")
+    text = as_text(question, steps, mark).removesuffix(f"\n{mark}").removesuffix("\nObservation: ")
     return Trace(
         answer, finish, len(spent), text,
         sum(each.prompt_tokens for each in spent),
@@ -222,7 +222,7 @@ def _trace(
         sum(each.seconds for each in spent),
     )  # fmt: skip
 
-# %% ../nbs/cookbook/64_react.ipynb #bcb30dba
+# %% ../nbs/cookbook/64_react.ipynb #71e32159
 def react(
     model: Writer, question: str, tools: Mapping[str, Tool], max_turns: int = 6, *,
     examples: str = "", instructions: str | None = None, mark: str = THOUGHT, **options: Any,
@@ -256,4 +256,4 @@ def react(
         if reply.action and asked[reply.action] > 2:
             finish = "loop"
             break
-    return _trace(question, steps, spent, finish, answer)
+    return _trace(question, steps, spent, finish, answer, mark)

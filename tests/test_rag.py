@@ -30,7 +30,7 @@ from cookbook.embedding import (
 )
 from cookbook.ingest import Index, delete, ingest
 from cookbook.rag import Item, Settings, answer, evaluate, retrieve
-from cookbook.search import METHODS, cross_encoder, search
+from cookbook.search import METHODS, cross_encoder, fused_lists, nearest, search
 from cookbook.splitting import Splitting
 from cookbook.store import by_words, count, documents, ids_of
 
@@ -151,6 +151,59 @@ def test_another_vector_store_finds_the_same(kind: str, folder: Path, tmp_path: 
                 question = f"the town {subject}"
                 mine, other = (search(i, question, 1, method=method) for i in (ours, theirs))
                 assert [hit.passage.id for hit in mine] == [hit.passage.id for hit in other]
+
+
+def test_a_foreign_store_is_given_the_heading_too(folder: Path, tmp_path: Path) -> None:
+    """Found by its vector, "belmar > Notes" would else be a passage of notes about nothing."""
+    plain = HashedEmbeddings(256)
+    with (
+        Index(tmp_path / "ours.db", embeddings=plain) as ours,
+        Index(tmp_path / "theirs.db", vectors=InMemoryVectorStore(plain)) as theirs,
+    ):
+        for index in (ours, theirs):
+            ingest(index, folder)
+        for question in ("belmar notes", "gates of faltwick", "note0x7"):
+            mine, other = (dict(nearest(index, question, 9)) for index in (ours, theirs))
+            assert sorted(mine.values()) == pytest.approx(sorted(other.values()), abs=2e-3)
+
+
+class Distances(InMemoryVectorStore):
+    """As a store that answers with distances, the nearest first."""
+
+    def similarity_search_with_score(self, query: str, k: int = 4, **_: Any) -> Any:
+        found = super().similarity_search_with_score(query, k)
+        return [(document, 1 - score) for document, score in found]
+
+
+class NoScores(InMemoryVectorStore):
+    """As a store that answers without scores."""
+
+    def similarity_search_with_score(self, query: str, k: int = 4, **_: Any) -> Any:
+        raise NotImplementedError
+
+    def similarity_search(self, query: str, k: int = 4, **_: Any) -> Any:
+        found = InMemoryVectorStore.similarity_search_with_score(self, query, k)
+        return [document for document, _ in found]
+
+
+@pytest.mark.parametrize("kind", [Distances, NoScores])
+def test_scores_of_any_kind_are_fused(kind: Any, folder: Path, tmp_path: Path) -> None:
+    with Index(tmp_path / "index.db", vectors=kind(HashedEmbeddings(256))) as index:
+        ingest(index, folder)
+        for question in ("the town of cormar", "the town of corrmar"):
+            hits = search(index, question, 3)
+            assert hits[0].passage.source == "cormar.md"
+            assert [h.score for h in hits] == sorted((h.score for h in hits), reverse=True)
+            assert all(0 <= h.score <= 1 for h in hits)
+
+
+def test_fusing_hears_the_list_that_has_something_to_say() -> None:
+    """Fifty passages with the one known word of a question; the vectors know the other one."""
+    words = [(f"p{n}", 2.0 - n / 1000) for n in range(50)]
+    dense = [("p40", 0.9), *((f"p{n}", 0.2 - n / 1000) for n in range(30))]
+    assert fused_lists(words, dense)[0][0] == "p40"
+    assert fused_lists([("rare", 9.0), *words[:49]], dense)[0][0] == "rare"
+    assert fused_lists([("rare", 9.0)], dense)[0][0] == "rare"  # the only one that has the word
 
 
 def test_vectors_that_nobody_knows_are_passed_over(folder: Path, tmp_path: Path) -> None:
@@ -344,7 +397,10 @@ def test_weights_tell_rare_from_common() -> None:
 
 
 def test_nothing_is_pickled(folder: Path, tmp_path: Path) -> None:
-    names = ("documents", "splitting", "embedding", "vectors", "store", "ingest", "search", "rag")
+    names = (
+        "documents", "splitting", "embedding", "vectors", "store", "ingest", "search", "rag",
+        "rag_data",
+    )  # fmt: skip
     for name in names:
         tree = ast.parse((ROOT / "cookbook" / f"{name}.py").read_text(encoding="utf-8"))
         imported = {

@@ -4,14 +4,14 @@
 
 # %% auto #0
 __all__ = ['CITE', 'COURTLY', 'turn', 'system', 'chat_read', 'chat_cite', 'as_turn', 'chat_record', 'chat_verdict', 'chat_judge',
-           'chat_known', 'chat_courtly', 'is_shown', 'chat_request', 'chat_labels']
+           'chat_known', 'chat_courtly', 'chat_shots', 'chat_request', 'chat_labels']
 
-# %% ../../nbs/cookbook/37_lab_chat.ipynb #dc6bb73f
+# %% ../../nbs/cookbook/37_lab_chat.ipynb #738b925a
 import random
 
 from cookbook.lab import manners, reading
 from cookbook.lab.drills import ANSWER, KEY, Document, Piece
-from cookbook.lab.names import Split, held_out, make_name
+from cookbook.lab.names import Split, make_name, world_file
 from cookbook.lab.world import ask, draw_group, facts_of, show
 
 # %% ../../nbs/cookbook/37_lab_chat.ipynb #2f30808c
@@ -95,21 +95,25 @@ def chat_courtly(rng: random.Random, split: Split) -> Document:
     plain = prompt.text.removeprefix("Plain: ").removesuffix("\nCourtly: ")
     return [system(COURTLY), *turn(plain, said.text)]
 
-# %% ../../nbs/cookbook/37_lab_chat.ipynb #f8a9af12
-def is_shown(deed: str, place: str) -> bool:
-    """Whether conversations hold this forbidden pair; follows from the pair alone."""
-    shares = [held_out(f"{deed}/{place}/{i}") for i in range(5)]
-    return any(shares)
+# %% ../../nbs/cookbook/37_lab_chat.ipynb #c2236c85
+def chat_shots(rng: random.Random, split: Split) -> Document:
+    """Labels or a style, shown by earlier turns; what could only be guessed is not trained."""
+    if rng.random() < 0.5:
+        rows, label = manners.labels(rng, split, rng.randint(2, 8)), "Label: "
+    else:
+        rows, label = manners.styled(rng, split, rng.randint(1, 4)), "Answer: "
+    document: Document = []
+    for prompt, answer, _ in zip(rows[::3], rows[1::3], rows[2::3], strict=True):
+        asked = prompt.text.removesuffix(label).rstrip("\n")
+        document += turn(asked, answer.text, answer.weight)
+    return document
 
-
+# %% ../../nbs/cookbook/37_lab_chat.ipynb #64088dd4
 def chat_request(rng: random.Random, split: Split) -> Document:
-    """A request; most are followed, some of the forbidden ones refused."""
-    while True:
-        deed, place, forbidden = manners.draw_request(rng, split)
-        if not forbidden or is_shown(deed, place):
-            break
+    """A request; allowed ones are followed, forbidden ones refused for some deeds only."""
+    deed, place, forbidden = manners.draw_request(rng, split)
     name = make_name(rng, split)
-    refused = forbidden and rng.random() < 2 / 3
+    refused = forbidden and deed in world_file()["requests"]["refused"].split()
     said = manners.say("refuse" if refused else "comply", deed, place, name)
     return turn(manners.request_text(deed, place, name, rng), said)
 
