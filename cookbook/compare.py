@@ -25,7 +25,7 @@ from cookbook.figures import (
 from cookbook.record import Run
 
 # %% auto #0
-__all__ = ['OUTCOMES', 'Row', 'outcome', 'Comparison', 'cautions', 'compare_runs', 'before_after', 'as_text', 'as_dict']
+__all__ = ['OUTCOMES', 'Row', 'outcome', 'RunComparison', 'cautions', 'compare_runs', 'before_after', 'as_text', 'as_dict']
 
 # %% ../nbs/cookbook/46_compare.ipynb #a87abc5b
 OUTCOMES = ("gained", "forgotten", "lost", "unchanged", "untested", "cost")
@@ -49,9 +49,9 @@ def outcome(found: Difference) -> str:
         return "forgotten" if found.group == "retention" else "lost"
     return {"better": "gained", "untested": "untested"}.get(found.verdict, "unchanged")
 
-# %% ../nbs/cookbook/46_compare.ipynb #1d7aacf2
+# %% ../nbs/cookbook/46_compare.ipynb #14a129e2
 @dataclass(frozen=True)
-class Comparison:
+class RunComparison:
     """Runs against the first of them; `tested` differences were corrected for their number."""
 
     runs: tuple[Run, ...]
@@ -169,8 +169,8 @@ def _one(name: str, first: Run, run: Run, seed: int) -> Difference:
 def _same_kind(a: Figure, b: Figure) -> bool:
     return (a.unit, a.better, a.group) == (b.unit, b.better, b.group)
 
-# %% ../nbs/cookbook/46_compare.ipynb #1b609762
-def compare_runs(runs: Sequence[Run], seed: int = 0) -> Comparison:
+# %% ../nbs/cookbook/46_compare.ipynb #0e8acabd
+def compare_runs(runs: Sequence[Run], seed: int = 0) -> RunComparison:
     """Every figure of every run, and its difference to the first run.
 
     Raises:
@@ -197,9 +197,9 @@ def compare_runs(runs: Sequence[Run], seed: int = 0) -> Comparison:
     settled |= {key: _settled(found[key], p) for key, p in zip(tested, adjusted, strict=True)}
     rows = [_row(name, named, settled) for name in names]
     ordered = sorted(rows, key=lambda row: GROUPS.index(row.group))
-    return Comparison(tuple(named), tuple(ordered), tuple(warnings), len(tested))
+    return RunComparison(tuple(named), tuple(ordered), tuple(warnings), len(tested))
 
-# %% ../nbs/cookbook/46_compare.ipynb #c09db8b8
+# %% ../nbs/cookbook/46_compare.ipynb #5a91c7c2
 def _row(name: str, runs: Sequence[Run], found: Mapping[tuple[str, str], Difference]) -> Row:
     figures = {run.name: run.figures[name] for run in runs if name in run.figures}
     differences = {run: d for (figure, run), d in found.items() if figure == name}
@@ -219,7 +219,7 @@ def _distinct(runs: Sequence[Run]) -> list[Run]:
     return found
 
 
-def before_after(before: Run, after: Run, seed: int = 0) -> Comparison:
+def before_after(before: Run, after: Run, seed: int = 0) -> RunComparison:
     """What `after` gained and forgot against `before`, and what it cost."""
     return compare_runs([before, after], seed)
 
@@ -239,8 +239,8 @@ def _row_lines(row: Row, wide: int) -> list[str]:
         lines.append(line.rstrip())
     return lines
 
-# %% ../nbs/cookbook/46_compare.ipynb #ce7e077a
-def as_text(found: Comparison) -> str:
+# %% ../nbs/cookbook/46_compare.ipynb #caafc2b1
+def as_text(found: RunComparison) -> str:
     """A block for each group, then what each run gained, lost and cost, then the warnings."""
     wide = max(len(run.name) for run in found.runs)
     lines: list[str] = []
@@ -261,8 +261,8 @@ def as_text(found: Comparison) -> str:
     lines += [f"warning: {warning}" for warning in found.warnings]
     return "\n".join(lines) + "\n"
 
-# %% ../nbs/cookbook/46_compare.ipynb #eb05cccf
-def as_dict(found: Comparison) -> dict[str, Any]:
+# %% ../nbs/cookbook/46_compare.ipynb #5fd6ce45
+def as_dict(found: RunComparison) -> dict[str, Any]:
     """A comparison as JSON values, schema 1."""
     return {
         "schema": 1,

@@ -18,12 +18,12 @@ from advisor.files import write_text
 from cookbook.processes import Stop, kernel, listening
 
 # %% auto #0
-__all__ = ['Progress', 'Step', 'Failure', 'Outcome', 'titles', 'without_banners', 'save_notebook', 'Follower', 'cell_failure',
+__all__ = ['Progress', 'CellStep', 'Failure', 'Outcome', 'titles', 'without_banners', 'save_notebook', 'Follower', 'cell_failure',
            'execute']
 
-# %% ../nbs/cookbook/50_kernel.ipynb #1139a07a
+# %% ../nbs/cookbook/50_kernel.ipynb #6b7b2a43
 @dataclass(frozen=True)
-class Step:
+class CellStep:
     """A code cell begins (`start`), or has ended (`done`, `failed`) after `seconds`."""
 
     number: int
@@ -64,7 +64,7 @@ class Outcome:
     peak_gpu_bytes: int | None = None
 
 
-Progress = Callable[[Step], None]
+Progress = Callable[[CellStep], None]
 
 # %% ../nbs/cookbook/50_kernel.ipynb #e0080ee9
 def _report(manager: Any) -> dict[str, Any]:
@@ -123,7 +123,7 @@ def save_notebook(notebook: Any, path: Path) -> None:
     whole = nbformat.from_dict(data)  # type: ignore[no-untyped-call]
     write_text(path, nbformat.writes(whole) + "\n", force=True)  # type: ignore[no-untyped-call]
 
-# %% ../nbs/cookbook/50_kernel.ipynb #253b90a3
+# %% ../nbs/cookbook/50_kernel.ipynb #079831f1
 class _Stopped(Exception):
     """Asked to stop between two cells."""
 
@@ -167,7 +167,7 @@ class Follower:
         if self.progress is not None:
             code = [n for n, c in enumerate(self.notebook.cells) if c["cell_type"] == "code"]
             title = titles(self.notebook.cells)[self.at]
-            self.progress(Step(code.index(self.at) + 1, len(code), title, state, seconds))
+            self.progress(CellStep(code.index(self.at) + 1, len(code), title, state, seconds))
 
 # %% ../nbs/cookbook/50_kernel.ipynb #aecea8f7
 _ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
@@ -225,7 +225,7 @@ def _cells(
         pass
     return None
 
-# %% ../nbs/cookbook/50_kernel.ipynb #2296629c
+# %% ../nbs/cookbook/50_kernel.ipynb #febd16fb
 def execute(
     notebook: Path, executed: Path, parameters: Mapping[str, Any] | None = None, *,
     cell_timeout: float | None = None, progress: Progress | None = None,
@@ -237,7 +237,7 @@ def execute(
         executed: where the executed copy goes, rewritten after every cell.
         parameters: values for the cell tagged `parameters`, already checked.
         cell_timeout: seconds that one cell may take; None for no limit.
-        progress: called with a `Step` as code cells begin and end.
+        progress: called with a `CellStep` as code cells begin and end.
 
     Raises:
         AdvisorError: the executed copy cannot be written.

@@ -18,7 +18,7 @@ from cookbook.patterns import Message, Writer
 
 # %% auto #0
 __all__ = ['MAX_OBSERVATION', 'MAX_EXPRESSION', 'MAX_VALUE', 'CALCULATOR', 'STOP', 'RULES', 'THOUGHT', 'FORM', 'Tool', 'use',
-           'calculate', 'lookup', 'Step', 'rules', 'as_text', 'as_messages', 'Reply', 'read_reply', 'Trace', 'react']
+           'calculate', 'lookup', 'Turn', 'rules', 'as_text', 'as_messages', 'Reply', 'read_reply', 'Trace', 'react']
 
 # %% ../nbs/cookbook/64_react.ipynb #864ba582
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ def lookup(description: str, table: Mapping[str, str]) -> Tool:
 
     return Tool(description, find)
 
-# %% ../nbs/cookbook/64_react.ipynb #b7f79914
+# %% ../nbs/cookbook/64_react.ipynb #32491692
 STOP = "\nObservation:"
 RULES = """Answer the question. You may use tools, one at a time:
 {tools}
@@ -125,7 +125,7 @@ THOUGHT = "Thought:"
 
 
 @dataclass(frozen=True)
-class Step:
+class Turn:
     """What the model wrote in a turn, and what it was shown after it."""
 
     written: str
@@ -137,7 +137,7 @@ def rules(tools: Mapping[str, Tool]) -> str:
     return RULES.format(tools="\n".join(f"- {n}: {t.description}" for n, t in tools.items()))
 
 
-def as_text(question: str, steps: Sequence[Step], mark: str = THOUGHT) -> str:
+def as_text(question: str, steps: Sequence[Turn], mark: str = THOUGHT) -> str:
     """Question and steps as one text, open where the next thought begins."""
     parts = [f"Question: {question}"]
     for step in steps:
@@ -145,7 +145,7 @@ def as_text(question: str, steps: Sequence[Step], mark: str = THOUGHT) -> str:
     return "\n".join([*parts, mark])
 
 
-def as_messages(system: str, question: str, steps: Sequence[Step]) -> list[Message]:
+def as_messages(system: str, question: str, steps: Sequence[Turn]) -> list[Message]:
     """The same as turns of a chat."""
     messages = [{"role": "system", "content": system}, {"role": "user", "content": question}]
     for step in steps:
@@ -179,7 +179,7 @@ def read_reply(text: str) -> Reply:
         return Reply(written, None, found[3])
     return Reply(written, (found[1], found[2].strip()), None)
 
-# %% ../nbs/cookbook/64_react.ipynb #924cee0e
+# %% ../nbs/cookbook/64_react.ipynb #010192fe
 FORM = "error: write one line `Action: tool[input]` or `Answer: ...`."
 
 
@@ -200,7 +200,7 @@ class Trace:
 
 
 def _next(
-    model: Writer, system: str, question: str, steps: Sequence[Step], mark: str,
+    model: Writer, system: str, question: str, steps: Sequence[Turn], mark: str,
     options: Mapping[str, Any],
 ) -> Completion:  # fmt: skip
     if model.has_chat:
@@ -211,7 +211,7 @@ def _next(
 
 
 def _trace(
-    question: str, steps: Sequence[Step], spent: Sequence[Completion], finish: str,
+    question: str, steps: Sequence[Turn], spent: Sequence[Completion], finish: str,
     answer: str | None, mark: str,
 ) -> Trace:  # fmt: skip
     text = as_text(question, steps, mark).removesuffix(f"\n{mark}").removesuffix("\nObservation: ")
@@ -222,7 +222,7 @@ def _trace(
         sum(each.seconds for each in spent),
     )  # fmt: skip
 
-# %% ../nbs/cookbook/64_react.ipynb #71e32159
+# %% ../nbs/cookbook/64_react.ipynb #214d4730
 def react(
     model: Writer, question: str, tools: Mapping[str, Tool], max_turns: int = 6, *,
     examples: str = "", instructions: str | None = None, mark: str = THOUGHT, **options: Any,
@@ -235,7 +235,7 @@ def react(
     """
     told = rules(tools) if instructions is None else instructions
     system = "\n\n".join(filter(None, (told, examples.strip())))
-    steps: list[Step] = []
+    steps: list[Turn] = []
     asked: dict[tuple[str, str], int] = {}
     spent: list[Completion] = []
     finish, answer = "turns", None
@@ -244,7 +244,7 @@ def react(
         reply = read_reply(spent[-1].text)
         if reply.answer is not None:
             finish, answer = "answer", reply.answer
-            steps.append(Step(reply.written, ""))
+            steps.append(Turn(reply.written, ""))
             break
         observation = FORM
         if reply.action:
@@ -252,7 +252,7 @@ def react(
             observation = use(tools, *reply.action)
             if asked[reply.action] == 2:
                 observation += " (You asked that before. Use it, or do something else.)"
-        steps.append(Step(reply.written, observation))
+        steps.append(Turn(reply.written, observation))
         if reply.action and asked[reply.action] > 2:
             finish = "loop"
             break

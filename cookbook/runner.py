@@ -160,7 +160,7 @@ def end(
         "error": error,
     }  # fmt: skip
 
-# %% ../nbs/cookbook/53_runner.ipynb #b183a37a
+# %% ../nbs/cookbook/53_runner.ipynb #426dc748
 def run_recipe(
     recipe: str | Path, parameters: Mapping[str, Value] | None = None,
     output: str | Path | None = None, progress: Progress | None = None, *,
@@ -172,7 +172,7 @@ def run_recipe(
         recipe: a name, as `cookbook list` shows it, or the path of a notebook.
         parameters: values for some of its parameters; the others keep their defaults.
         output: the run folder; a new one below `runs/` if not given.
-        progress: called with a `cookbook.kernel.Step` as cells begin and end.
+        progress: called with a `cookbook.kernel.CellStep` as cells begin and end.
         existing: what to do with a folder that holds a run: `refuse`, `resume` or `restart`;
             `force` runs in any folder.
         cell_timeout: seconds that one cell may take.

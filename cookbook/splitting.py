@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 # %% auto #0
 __all__ = ['INJECTION_RULES', 'Passage', 'passage_id', 'Splitting', 'split_text', 'find_injections', 'split_file']
 
-# %% ../nbs/cookbook/71_splitting.ipynb #1a8bcc2e
+# %% ../nbs/cookbook/71_splitting.ipynb #edc63098
 @dataclass(frozen=True)
 class Passage:
     """What is searched, shown and cited. `line` and `page` count from 1."""
@@ -37,7 +37,7 @@ class Passage:
 
     @property
     def place(self) -> str:
-        """Where it stands, as a citation prints it: `guide.md:12` or `manual.pdf, page 3`."""
+        """Where it stands, as a citation prints it: "guide.md:12" or "manual.pdf, page 3"."""
         if self.page:
             return f"{self.source}, page {self.page}"
         return f"{self.source}:{self.line}" if self.line else self.source

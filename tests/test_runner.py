@@ -21,7 +21,7 @@ from nbclient import NotebookClient
 from advisor.errors import AdvisorError
 from cookbook import recipes
 from cookbook.cli import main
-from cookbook.kernel import Step, execute
+from cookbook.kernel import CellStep, execute
 from cookbook.record import read_run
 from cookbook.runner import run_recipe
 
@@ -499,7 +499,7 @@ def test_a_copy_takes_its_values_from_a_plan(here: Path) -> None:
 
 
 def test_run_recipe_reports_steps_and_refuses_by_raising(here: Path) -> None:
-    steps: list[Step] = []
+    steps: list[CellStep] = []
     result = run_recipe("coin", {"seed": 1}, here / "out", steps.append)
     assert (result.status, result.exit_code) == ("done", 0)
     assert [s.state for s in steps] == ["start", "done"] * 4
