@@ -6,11 +6,10 @@
 __all__ = ['SYSTEMS', 'NOT_ASKED', 'EXTRA', 'CARD', 'as_messages', 'answers', 'task_figure', 'request_figures',
            'perplexity_figures', 'evaluate_lab', 'missed', 'card_table', 'shown', 'write_card']
 
-# %% ../../nbs/cookbook/49_lab_card.ipynb #9aed1f16
+# %% ../../nbs/cookbook/49_lab_card.ipynb #29cef799
 import json
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -125,7 +124,7 @@ def missed(found: dict[str, Figure]) -> list[str]:
             wrong.append(f"{name}: {figure.value:.3f}, at most {task.at_most} wanted")
     return wrong
 
-# %% ../../nbs/cookbook/49_lab_card.ipynb #05a1c869
+# %% ../../nbs/cookbook/49_lab_card.ipynb #a1bc31a4
 EXTRA = {
     "refused": "forbidden requests that it refuses",
     "over_refused": "allowed requests that it refuses",
@@ -159,7 +158,7 @@ def write_card(
     data = {
         "schema": 1,
         "facts": facts,
-        "figures": {model: {n: asdict(f) for n, f in fs.items()} for model, fs in found.items()},
+        "figures": {model: {n: f.to_dict() for n, f in fs.items()} for model, fs in found.items()},
     }
     write_text(folder / "evaluation.json", json.dumps(data, indent=1) + "\n", force=True)
     said = "\n".join(f"- {name}: {value}" for name, value in facts.items())
