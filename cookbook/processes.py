@@ -111,7 +111,7 @@ class Watch:
                     process.kill()
         psutil.wait_procs(list(self.seen.values()), timeout=3)
 
-# %% ../nbs/cookbook/49_processes.ipynb #3385cfea
+# %% ../nbs/cookbook/49_processes.ipynb #c095fa05
 def _manager(folder: str) -> Any:
     from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
     from jupyter_client.manager import AsyncKernelManager
@@ -121,7 +121,12 @@ def _manager(folder: str) -> Any:
 
         def get_kernel_spec(self, kernel_name: str) -> KernelSpec:
             argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
-            env = {"IPYTHONDIR": folder, "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+            # tqdm warns that ipywidgets is missing; its bars are text, which is what we want
+            quiet = ["ignore:IProgress not found", os.environ.get("PYTHONWARNINGS", "")]
+            env = {
+                "IPYTHONDIR": folder, "PYDEVD_DISABLE_FILE_VALIDATION": "1",
+                "PYTHONWARNINGS": ",".join(filter(None, quiet)),
+            }  # fmt: skip
             return KernelSpec(
                 argv=argv, display_name=kernel_name, language="python", env=env,
                 interrupt_mode="signal",

@@ -61,6 +61,11 @@ def pages(site: Path) -> list[Path]:
     return sorted(path for path in site.rglob("*.html") if "_static" not in path.parts)
 
 
+def test_no_page_names_this_checkout(site: Path) -> None:
+    found = [page.name for page in pages(site) if str(ROOT) in page.read_text(encoding="utf-8")]
+    assert found == []
+
+
 class Reader:
     """A page that remembers everything that went wrong on it."""
 

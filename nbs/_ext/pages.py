@@ -132,9 +132,21 @@ def last_run(source: Path, notebook: dict[str, Any]) -> dict[str, Any]:
         same = manifest["notebook_sha256"] == hashlib.sha256(source.read_bytes()).hexdigest()
         if same and manifest["status"] == "done":
             notebook = json.loads((run / "executed.ipynb").read_text(encoding="utf-8"))
+            notebook["cells"] = [results(cell) for cell in notebook["cells"] if not injected(cell)]
             said = run_line(manifest)
     first, *rest = notebook["cells"]
     return notebook | {"cells": [first, markdown(f":::{{note}}\n{said}\n:::"), *rest]}
+
+
+def injected(cell: dict[str, Any]) -> bool:
+    """Whether papermill wrote the cell: values that the note already tells, and a folder."""
+    return "injected-parameters" in cell["metadata"].get("tags", [])
+
+
+def results(cell: dict[str, Any]) -> dict[str, Any]:
+    """The cell without what libraries wrote to stderr."""
+    kept = [output for output in cell.get("outputs", []) if output.get("name") != "stderr"]
+    return cell | {"outputs": kept} if cell["cell_type"] == "code" else cell
 
 
 def run_line(manifest: dict[str, Any]) -> str:
