@@ -37,6 +37,7 @@ myst_heading_anchors = 3
 
 autodoc_typehints = "signature"
 autodoc_member_order = "bysource"
+autodoc_preserve_defaults = True  # the expression, not its value on this machine
 python_use_unqualified_type_names = True
 add_module_names = False
 default_role = "code"

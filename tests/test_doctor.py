@@ -185,7 +185,7 @@ def verdicts(**changes: object) -> dict[str, str]:
 def test_verdicts() -> None:
     assert verdicts() == {
         "advice": "yes",
-        "recipes on the CPU": "not yet",  # no path names a recipe in this version
+        "recipes on the CPU": "yes",
         "training 1B and larger": "no",
     }
     t4 = asdict(Gpu("Tesla T4", 15360 * MIB, "535", "7.5"))
