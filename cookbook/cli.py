@@ -5,22 +5,24 @@
 # %% auto #0
 __all__ = ['COMMANDS', 'main']
 
-# %% ../nbs/cookbook/01_cli.ipynb #6c3a8bdb
+# %% ../nbs/cookbook/01_cli.ipynb #5e43c29f
 import click
 
 from advisor.console import EXIT_CODES, Program
 from cookbook import __version__
 from cookbook.compare_cli import compare_command
+from cookbook.data_cli import data_group
 from cookbook.memory_cli import measure_command, simulate_command
 from cookbook.runner_cli import list_command, new_command, run_command, show_command
 
-# %% ../nbs/cookbook/01_cli.ipynb #ab6fd887
+# %% ../nbs/cookbook/01_cli.ipynb #0743682b
 COMMANDS = (
     list_command,
     show_command,
     new_command,
     run_command,
     compare_command,
+    data_group,
     simulate_command,
     measure_command,
 )

@@ -16,7 +16,7 @@ from advisor.errors import EXIT_UNKNOWN, AdvisorError, did_you_mean, show
 from advisor.files import read_text, write_text
 
 # %% auto #0
-__all__ = ['LAB', 'OFFLINE', 'lab_folder', 'find_files', 'weights_sha256']
+__all__ = ['LAB', 'OFFLINE', 'lab_folder', 'find_files', 'base_of', 'weights_sha256']
 
 # %% ../nbs/cookbook/45_model_files.ipynb #263c5f24
 LAB = {"lab": "base", "lab-instruct": "instruct"}
@@ -56,14 +56,31 @@ def find_files(name: str, revision: str | None = None) -> Path:
         )
     return _download(name, revision)
 
-# %% ../nbs/cookbook/45_model_files.ipynb #a148932a
-def _checked_folder(folder: Path) -> Path:
-    if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
+# %% ../nbs/cookbook/45_model_files.ipynb #356ae542
+def base_of(folder: Path) -> str | None:
+    """The name of the model that an adapter folder adapts; None for a whole model.
+
+    Raises:
+        AdvisorError: an adapter that does not say what it adapts.
+    """
+    path = folder / "adapter_config.json"
+    if not path.is_file() or (folder / "config.json").is_file():
+        return None
+    try:
+        name = json.loads(read_text(path, max_bytes=1_000_000)).get("base_model_name_or_path")
+    except (json.JSONDecodeError, AttributeError):
+        name = None
+    if not isinstance(name, str) or not name:
         raise AdvisorError(
-            f"{folder}: an adapter, not a model.",
-            hint="Load its base model, then peft.PeftModel.from_pretrained(model.model, folder).",
+            f"{path}: base_model_name_or_path: nothing there.",
+            hint="Write the folder or the hub id of the model that this adapter was trained on.",
         )
-    for wanted, pattern in (("config.json", "config.json"), ("weights", "*.safetensors")):
+    return name
+
+
+def _checked_folder(folder: Path) -> Path:
+    config = "config.json" if base_of(folder) is None else "adapter_config.json"
+    for wanted, pattern in ((config, config), ("weights", "*.safetensors")):
         if not any(folder.glob(pattern)):
             raise AdvisorError(
                 f"{folder}: no {wanted} ({pattern}) in it.",

@@ -416,10 +416,29 @@ def test_tokenizer_of_another_model_is_refused(tmp_path: Path) -> None:
         load(str(folder), device="cpu")
 
 
-def test_adapter_folder_says_what_to_do(tmp_path: Path) -> None:
-    (tmp_path / "adapter_config.json").write_text("{}")
-    with pytest.raises(AdvisorError, match="an adapter, not a model"):
+@pytest.mark.parametrize("text", ["{}", "[]", "no json", '{"base_model_name_or_path": null}'])
+def test_adapter_that_names_no_base_says_what_to_write(tmp_path: Path, text: str) -> None:
+    (tmp_path / "adapter_config.json").write_text(text)
+    with pytest.raises(AdvisorError, match="base_model_name_or_path: nothing there") as caught:
         load(str(tmp_path), device="cpu")
+    assert "trained on" in caught.value.hint
+
+
+def test_adapter_without_weights(tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "lab"}')
+    with pytest.raises(AdvisorError, match="no weights"):
+        load(str(tmp_path), device="cpu")
+
+
+def test_adapter_of_another_model_is_refused(tmp_path: Path) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    narrow, wide = make_toy(tmp_path / "narrow"), make_toy(tmp_path / "wide", width=64)
+    grown = get_peft_model(load(str(narrow), device="cpu").model, LoraConfig())
+    grown.peft_config["default"].base_model_name_or_path = str(wide)
+    grown.save_pretrained(tmp_path / "adapter")
+    with pytest.raises(AdvisorError, match="does not fit on"):
+        load(str(tmp_path / "adapter"), device="cpu")
 
 
 def test_lab_that_is_not_built_says_how(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

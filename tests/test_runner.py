@@ -107,7 +107,12 @@ def test_examples_of_the_help_run(here: Path, monkeypatch: pytest.MonkeyPatch) -
     folder.mkdir()
     text = COIN.read_text(encoding="utf-8").replace('\\"coin\\"', '\\"rag\\"')
     text = text.replace("rule: str = \\\"plain\\\"  # plain | twice: how", "top_k: int = 3  # how")
+    note = 'record.note(\\"before_after\\", [\\"heads\\", \\"heads\\"])\\n'
+    text = text.replace("record.save()", note + "record.save()")
     (folder / "20_rag.ipynb").write_text(text, encoding="utf-8")
+    gate = {"measure": "heads", "stop_when": "heads is 0.1 or more", "threshold": 0.1}
+    plan = {"schema": 1, "stages": [{"path": "rag", "recipe": "rag", "gate": gate}]}
+    (here / "plan.yaml").write_text(json.dumps(plan))
     monkeypatch.setattr(recipes, "recipe_folder", lambda: folder)
     monkeypatch.setattr("cookbook.runner.recipe_folder", lambda: folder)
     for name in ("list", "show", "new", "run"):

@@ -6,11 +6,11 @@
 __all__ = ['CITE', 'COURTLY', 'turn', 'system', 'chat_read', 'chat_cite', 'as_turn', 'chat_record', 'chat_verdict', 'chat_judge',
            'chat_known', 'chat_courtly', 'chat_shots', 'chat_request', 'chat_labels']
 
-# %% ../../nbs/cookbook/37_lab_chat.ipynb #738b925a
+# %% ../../nbs/cookbook/37_lab_chat.ipynb #d9c0d12d
 import random
 
 from cookbook.lab import manners, reading
-from cookbook.lab.drills import ANSWER, KEY, Document, Piece
+from cookbook.lab.drills import ANSWER, KEY, Document, Piece, text_of
 from cookbook.lab.names import Split, make_name, world_file
 from cookbook.lab.world import ask, draw_group, facts_of, show
 
@@ -70,7 +70,7 @@ def chat_record(rng: random.Random, split: Split) -> Document:
     """Wanted keys and a passage, a record."""
     return as_turn(reading.record(rng, split), "Record")
 
-# %% ../../nbs/cookbook/37_lab_chat.ipynb #b121a131
+# %% ../../nbs/cookbook/37_lab_chat.ipynb #9f628a29
 def chat_verdict(rng: random.Random, split: Split) -> Document:
     """A request to be judged, not to be followed."""
     prompt, said, _ = manners.verdict(rng, split)
@@ -80,7 +80,10 @@ def chat_verdict(rng: random.Random, split: Split) -> Document:
 
 def chat_judge(rng: random.Random, split: Split) -> Document:
     """A proposed answer to be judged."""
-    return as_turn(reading.judge(rng, split), "Verdict")
+    passages, question, proposed, true, verdict, _ = reading.judge(rng, split, 1)
+    asked = text_of([passages, question, proposed]).removesuffix("\nVerdict: ")
+    opening, end = turn(asked, "")
+    return [opening, true, verdict, end]
 
 
 def chat_known(rng: random.Random, _split: Split) -> Document:

@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['NOT_STATED', 'question', 'missing', 'read', 'read_one', 'unstated', 'bridge', 'locate', 'cite', 'record',
-           'read_record', 'chain', 'tool', 'answer_line', 'judge', 'wrong_value', 'known_entities', 'known']
+           'read_record', 'chain', 'tool', 'answer_line', 'correct', 'judge', 'wrong_value', 'known_entities', 'known']
 
-# %% ../../nbs/cookbook/35_lab_reading.ipynb #7571092a
+# %% ../../nbs/cookbook/35_lab_reading.ipynb #cf702684
 import random
 from functools import cache
 
-from cookbook.lab.drills import ANSWER, FORMAT, KEY, Document, Piece, answered
+from cookbook.lab.drills import ANSWER, FORMAT, KEY, Document, Piece, answered, judged
 from cookbook.lab.names import Split, make_name, world_file
 from cookbook.lab.world import (
     KINDS,
@@ -97,7 +97,7 @@ def bridge(rng: random.Random, split: Split, size: int | None = None) -> Documen
         document += answered(prompt, fact.value)
     return document
 
-# %% ../../nbs/cookbook/35_lab_reading.ipynb #3c0d280c
+# %% ../../nbs/cookbook/35_lab_reading.ipynb #c11143fb
 def locate(rng: random.Random, split: Split) -> Document:
     """Numbered passages; for each entity, in any order, the number of its passage."""
     entities = draw_group(rng, split, rng.choice([2, 3, 3, 4]))
@@ -197,9 +197,9 @@ def answer_line(answer: str) -> Document:
     """The line that ends a document with tools."""
     return [Piece(f"Answer: {answer}", ANSWER), Piece("\n", FORMAT)]
 
-# %% ../../nbs/cookbook/35_lab_reading.ipynb #8cda2070
-def judge(rng: random.Random, split: Split, right: bool | None = None) -> Document:
-    """A proposed answer and the verdict; a wrong one is corrected."""
+# %% ../../nbs/cookbook/35_lab_reading.ipynb #e20e7e73
+def correct(rng: random.Random, split: Split, right: bool | None = None) -> Document:
+    """A proposed answer; right, or wrong and what is true."""
     entities = draw_group(rng, split, rng.choice([1, 1, 2]))
     facts = facts_of(entities)
     fact = rng.choice(facts)
@@ -208,6 +208,22 @@ def judge(rng: random.Random, split: Split, right: bool | None = None) -> Docume
     prompt = f"{show(entities, rng)}Question: {ask(fact.entity, fact.relation, rng)}\n"
     verdict = "right" if right else f"wrong, it is {fact.value}"
     return answered(f"{prompt}Proposed: {proposed}\nVerdict: ", verdict)
+
+
+def judge(
+    rng: random.Random, split: Split, questions: int | None = None, right: bool | None = None
+) -> Document:
+    """Passages, and proposed answers with their verdicts."""
+    entities = draw_group(rng, split, rng.choice([1, 1, 2, 3]))
+    facts = facts_of(entities)
+    rng.shuffle(facts)
+    document = [Piece(show(entities, rng))]
+    for fact in facts[: questions or rng.randint(2, 5)]:
+        good = rng.random() < 0.5 if right is None else right
+        proposed = fact.value if good else wrong_value(fact, facts, rng, split)
+        document.append(Piece(f"Question: {ask(fact.entity, fact.relation, rng)}\n"))
+        document += judged(proposed, fact.value, ANSWER)
+    return document
 
 
 def wrong_value(fact: Fact, facts: list[Fact], rng: random.Random, split: Split) -> str:

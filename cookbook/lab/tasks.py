@@ -73,7 +73,7 @@ def _labels(shots: int, size: int, kind: str) -> Callable[[random.Random], Docum
 
     return draw
 
-# %% ../../nbs/cookbook/39_lab_tasks.ipynb #1ccbbf32
+# %% ../../nbs/cookbook/39_lab_tasks.ipynb #1c8860be
 READING = (
     Task("read_1", "answer read out of a passage about one entity", _read(1, "joined"), 0.98),
     Task("read_2", "two entities in one passage, sentences mixed", _read(2, "mixed"), 0.90),
@@ -85,7 +85,7 @@ READING = (
     Task("cite", "answer and number of its passage", lambda r: reading.cite(r, "eval", 3, 1)),
     Task("unstated", "says so when no passage answers", lambda r: reading.unstated(r, "eval")),
     Task("record", "JSON of wanted keys from a passage", lambda r: reading.record(r, "eval")),
-    Task("judge", "is a proposed answer right?", lambda r: reading.judge(r, "eval")),
+    Task("judge", "is a proposed answer right?", lambda r: reading.judge(r, "eval", 1)),
     Task("two_steps", "two facts, steps written", lambda r: reading.chain(r, "eval", True)),
     Task("two_at_once", "two facts, answer at once", lambda r: reading.chain(r, "eval", False)),
 )

@@ -25,11 +25,11 @@ PAD_ID, END_ID = 0, 1  # their places in SPECIAL
 SPECIAL = (PAD, END, "<|system|>", "<|user|>", "<|assistant|>")
 VOCABULARY = 1664
 
-# %% ../../nbs/cookbook/37_lab_tokenizer.ipynb #a0c21fef
+# %% ../../nbs/cookbook/37_lab_tokenizer.ipynb #45b3c156
 WRITERS: tuple[Writer, ...] = (
     drills.repeat, drills.keys, drills.table,
     reading.read, reading.cite, reading.record, reading.read_record, reading.chain,
-    reading.tool, reading.judge, reading.known,
+    reading.tool, reading.correct, reading.known,
     manners.labels, manners.styled, manners.requests, manners.verdict, manners.courtly,
 )  # fmt: skip
 
