@@ -1,4 +1,4 @@
-"""Running a plan: stages in order, gates that stop, and everything that can keep a stage from ending."""
+"""Running a plan: stages in order, gates that stop, and what keeps a stage from ending."""
 
 from __future__ import annotations
 
