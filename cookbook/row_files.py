@@ -161,9 +161,16 @@ def _closed(text: str, at: int, line: int, file: str, rows: list[DataRow]) -> li
         )  # fmt: skip
     return rows
 
-# %% ../nbs/cookbook/55_row_files.ipynb #1a358b3a
+# %% ../nbs/cookbook/55_row_files.ipynb #39d7a4be
 def _csv(text: str, file: str, delimiter: str = ",") -> list[DataRow]:
-    csv.field_size_limit(2**31 - 1)
+    usual = csv.field_size_limit(2**31 - 1)  # a setting of the whole process
+    try:
+        return _records(text, file, delimiter)
+    finally:
+        csv.field_size_limit(usual)
+
+# %% ../nbs/cookbook/55_row_files.ipynb #8a425c80
+def _records(text: str, file: str, delimiter: str) -> list[DataRow]:
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     rows: list[DataRow] = []
     problems: list[CaseError] = []

@@ -135,7 +135,7 @@ def _look_through(rows: Rows, source: TrainSource, settings: TrainSettings) -> N
     )  # fmt: skip
     refuse(found)
 
-# %% ../nbs/cookbook/85_train.ipynb #a654747b
+# %% ../nbs/cookbook/85_train.ipynb #3c0361c2
 def _arguments(plan: _Plan, model: LanguageModel, folder: Path) -> Any:
     from trl.trainer.sft_config import SFTConfig
 
@@ -145,11 +145,10 @@ def _arguments(plan: _Plan, model: LanguageModel, folder: Path) -> Any:
     evaluate, save = intervals(settings, steps, plan.eval_rows is not None)
     half = _half(model)
     return kind(
-        output_dir=str(folder), use_cpu=model.device == "cpu",
-        ddp_backend=_backend(plan), bf16=half == "bfloat16",
-        fp16=half == "float16", dataloader_pin_memory=half is not None, report_to="none",
-        learning_rate=settings.learning_rate, optim=OPTIMIZERS[str(settings.optimizer)],
-        lr_scheduler_type=SCHEDULES[settings.schedule],
+        output_dir=str(folder), use_cpu=model.device == "cpu", ddp_backend=_backend(plan),
+        bf16=half == "bfloat16", fp16=half == "float16", report_to="none",
+        dataloader_pin_memory=half is not None, learning_rate=settings.learning_rate,
+        optim=OPTIMIZERS[str(settings.optimizer)], lr_scheduler_type=SCHEDULES[settings.schedule],
         warmup_steps=round((settings.warmup or 0) * steps),
         weight_decay=settings.weight_decay, max_grad_norm=settings.clip,
         num_train_epochs=settings.epochs, max_steps=settings.max_steps or -1,

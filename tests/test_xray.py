@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import random
 from collections.abc import Mapping, Sequence
@@ -424,3 +425,12 @@ def test_packed_rows_are_kept_apart(toy: Path) -> None:
             toy, attn_implementation=attention
         )  # fmt: skip
         assert packing_leak(model) < 1e-3, attention
+
+
+def test_reading_a_csv_leaves_the_limit_of_others_alone(tmp_path: Path) -> None:
+    from cookbook.row_files import read_rows
+
+    before = csv.field_size_limit()
+    (tmp_path / "rows.csv").write_text("text\n" + "a" * 200_000 + "\n")
+    assert len(read_rows(tmp_path / "rows.csv")) == 1
+    assert csv.field_size_limit() == before
