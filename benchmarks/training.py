@@ -23,7 +23,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-METHODS = ("lora", "full")
+METHODS = ("lora", "lora-alike", "full")  # alike: TRL gets our adapters, on all linear layers
 BATCH, LENGTH = 16, 256
 
 
@@ -75,7 +75,8 @@ def plain(job: dict[str, Any], rows: list[dict[str, str]], folder: str) -> dict[
         num_train_epochs=1, report_to="none", use_cpu=job["device"] == "cpu",
         packing=job["packing"],
     )  # fmt: skip
-    adapters = LoraConfig() if job["method"] == "lora" else None
+    alike = LoraConfig(r=16, lora_alpha=32, lora_dropout=0.05, target_modules="all-linear")
+    adapters = {"lora": LoraConfig(), "lora-alike": alike, "full": None}[job["method"]]
     began = time.perf_counter()
     trainer = SFTTrainer(
         model=job["folder"], args=settings, train_dataset=Dataset.from_list(rows),
@@ -93,7 +94,7 @@ def ours(job: dict[str, Any], rows: list[dict[str, str]], folder: str) -> dict[s
 
     said: list[str] = []
     settings = TrainSettings(
-        method=job["method"], batch_size=BATCH, max_length=LENGTH, epochs=1,
+        method=job["method"].removesuffix("-alike"), batch_size=BATCH, max_length=LENGTH, epochs=1,
         packing=job["packing"] or None,
     )  # fmt: skip
     began = time.perf_counter()
@@ -149,6 +150,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--steps", type=int, default=150)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--method", action="append", choices=METHODS, help="[all]")
     parser.add_argument("--packing", action="store_true")
     parser.add_argument("--record", action="store_true", help="append to results/training.json")
     given = parser.parse_args()
@@ -172,7 +174,7 @@ def main() -> None:
             "batch": BATCH, "tokens": tokens, "packing": given.packing,
             "threads": os.environ.get("OMP_NUM_THREADS"),
         }  # fmt: skip
-        for method in METHODS:
+        for method in given.method or METHODS:
             print(method, file=sys.stderr)
             figures[method] = measured({**job, "method": method}, tokens, given.repeats)
     print(json.dumps(figures, indent=1))
