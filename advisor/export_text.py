@@ -17,7 +17,7 @@ from advisor.questions import Answer
 
 # %% auto #0
 __all__ = ['Files', 'ROW_KINDS', 'MAX_ROW_BYTES', 'Draft', 'show_setting', 'draft_of', 'StageExport', 'Rows', 'kind_of',
-           'sniff_file', 'stamp', 'yaml_text']
+           'sniff_file', 'whole_size', 'stamp', 'yaml_text']
 
 # %% ../nbs/advisor/24_export_text.ipynb #e7811348
 @dataclass
@@ -142,6 +142,17 @@ def sniff_file(path: str) -> str | None:
         hint = "cookbook data xray FILE looks at all rows and converts them."
         raise AdvisorError(f"{path}:1: not a row that a trainer knows.", hint=hint)
     return found
+
+# %% ../nbs/advisor/24_export_text.ipynb #e2524a90
+def whole_size(draft: Draft) -> dict[str, int]:
+    """`lora_r` and `lora_alpha` as whole numbers; a rounded alpha is reported."""
+    rank = draft.take("rank", 16)
+    alpha = float(draft.get("alpha", 2 * rank))
+    whole = max(1, round(alpha))
+    if whole != alpha:
+        draft.cannot("alpha", f"a whole number is wanted, so {whole}")
+    draft.take("alpha")
+    return {"lora_r": rank, "lora_alpha": whole}
 
 # %% ../nbs/advisor/24_export_text.ipynb #fec9a726
 def stamp(plan: Plan, number: int, stage: PlanStage, target: str) -> tuple[str, ...]:

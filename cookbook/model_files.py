@@ -16,11 +16,11 @@ from advisor.errors import EXIT_UNKNOWN, AdvisorError, did_you_mean, show
 from advisor.files import read_text, write_text
 
 # %% auto #0
-__all__ = ['LAB', 'OFFLINE', 'lab_folder', 'find_files', 'base_of', 'weights_sha256']
+__all__ = ['LAB', 'HUB_ID', 'OFFLINE', 'lab_folder', 'find_files', 'base_of', 'weights_sha256']
 
-# %% ../nbs/cookbook/45_model_files.ipynb #263c5f24
+# %% ../nbs/cookbook/45_model_files.ipynb #b12578eb
 LAB = {"lab": "base", "lab-instruct": "instruct"}
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _FILES = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]
 _NOT_THESE = ["*/*", "consolidated*"]  # other formats of the same weights
 
@@ -49,7 +49,7 @@ def find_files(name: str, revision: str | None = None) -> Path:
     folder = Path(name).expanduser()
     if folder.is_dir():
         return _checked_folder(folder)
-    if folder.exists() or not _HUB_ID.fullmatch(name):
+    if folder.exists() or not HUB_ID.fullmatch(name):
         raise AdvisorError(
             f"{show(name)} is neither a folder with a model nor a hub id such as owner/name."
             + did_you_mean(name, LAB)
