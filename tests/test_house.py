@@ -86,8 +86,8 @@ def test_notebook_makes_exactly_one_module(name: str) -> None:
     (module,) = [mark for mark in marks if mark]
     package = name.split("/")[1]
     stem = re.sub(r"^\d+_", "", Path(name).stem)
-    if stem.startswith("lab_"):
-        package, stem = f"{package}.lab", stem.removeprefix("lab_")
+    if room := re.match(r"(lab|data)_", stem):
+        package, stem = f"{package}.{room[1]}", stem.removeprefix(room[0])
     assert module == f"{package}.{'__init__' if stem == 'init' else stem}"
 
 
@@ -177,7 +177,7 @@ def existing() -> list[str]:
 def is_named(path: str) -> bool:
     """Named by itself; modules as a group, because each notebook line names its module."""
     folder, _, name = path.rpartition("/")
-    generated = folder in ("advisor", "cookbook", "cookbook/lab") and name.endswith(".py")
+    generated = folder in ("advisor", "cookbook", "cookbook/lab", "cookbook/data") and name.endswith(".py")
     group = f"{folder}/*.py" if generated else f"{folder}/*"
     return path in mapped() or group in mapped()
 

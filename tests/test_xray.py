@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from advisor.errors import AdvisorError
-from cookbook.data_cli import data_group
+from cookbook.data.cli import data_group
 
 DATA = Path(__file__).parent / "data" / "xray"
 pytest.importorskip("trl")
