@@ -121,14 +121,15 @@ def test_only_answers_of_a_chat_are_learnt_where_the_template_tells(tmp_path: Pa
 
 def _labels(model: str, rows: Sequence[Any], settings: TrainSettings, folder: Path) -> Any:
     """What the trainer would train on, row by row."""
-    from cookbook.train import _plan, _tuner
     from cookbook.train_callbacks import PeakWatch, TrainProgress, quiet
+    from cookbook.train_plan import plan_training
     from cookbook.train_source import load_for_training, look_at
+    from cookbook.train_trainer import make_tuner
 
-    plan = _plan(look_at(model, settings.method), rows, None, settings)
+    plan = plan_training(look_at(model, settings.method), rows, None, settings)
     loaded = load_for_training(plan.source, plan.settings)
     with quiet():
-        tuner, _ = _tuner(plan, loaded, folder, TrainProgress(silent, PeakWatch("cpu")))
+        tuner, _ = make_tuner(plan, loaded, folder, TrainProgress(silent, PeakWatch("cpu")))
     return tuner.train_dataset["labels"]
 
 
