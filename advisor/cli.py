@@ -56,11 +56,13 @@ def main(context: click.Context) -> None:
     if context.invoked_subcommand is None:
         emit(context.get_help() + "\n")
 
-# %% ../nbs/advisor/47_cli.ipynb #a41dc4e1
+# %% ../nbs/advisor/47_cli.ipynb #a7e8c85a
 @main.command("ask")
 @click.option("--answers", metavar="FILE", help="A case file to advise on; - is standard input.")
 @click.option("--resume", metavar="FILE", help="Go on asking from a draft or a case file.")
 @click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="One answer; repeatable.")
+@click.option("--data", multiple=True, metavar="FILE",
+              help="Your rows: look instead of asking; repeatable.")
 @click.option("--save", metavar="FILE", help="Write the answers to a case file.")
 @force_option
 @click.option(
@@ -78,9 +80,13 @@ def ask_command(json_mode: bool, form: str, **options: Any) -> None:
     back and stop are always possible. With --answers or --set it asks nothing. The file written
     by --save gives the same advice again.
 
+    --data counts the rows of .jsonl, .json, .csv, .tsv, .parquet and .txt files (or reads a report
+    of `cookbook data check`) and fills in what they answer; what you answered yourself stays.
+
     \b
     Examples:
       advisor ask --save case.yaml
+      advisor ask --data train.jsonl --set task=extraction
       advisor ask --answers case.yaml --format markdown -o advice.md
       advisor ask --set task=classification --set data.labelled=2000 --json
     """

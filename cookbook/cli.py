@@ -9,11 +9,11 @@ __all__ = ['COMMANDS', 'main']
 import click
 
 from advisor.console import EXIT_CODES, Program
-from . import __version__
-from .compare_cli import compare_command
-from .data.cli import data_group
-from .memory_cli import measure_command, simulate_command
-from .runner_cli import list_command, new_command, run_command, show_command
+from cookbook import __version__
+from cookbook.compare_cli import compare_command
+from cookbook.data.cli import data_group
+from cookbook.memory_cli import measure_command, simulate_command
+from cookbook.runner_cli import list_command, new_command, run_command, show_command
 
 # %% ../nbs/cookbook/01_cli.ipynb #0743682b
 COMMANDS = (

@@ -244,15 +244,17 @@ def complete(
             progress(len(done), len(prompts))
     return [done[number] for number in range(len(prompts))]
 
-# %% ../nbs/cookbook/48_generation.ipynb #ed039429
-def encode_pair(tokenizer: Any, context: str, continuation: str) -> tuple[list[int], list[int]]:
+# %% ../nbs/cookbook/48_generation.ipynb #e01ae590
+def encode_pair(
+    tokenizer: Any, context: str, continuation: str, *, special: bool = True
+) -> tuple[list[int], list[int]]:
     """Token ids of a context and of its continuation, split where the context ends."""
     stripped = context.rstrip(" ")
     text = context[len(stripped) :] + continuation
-    before = encode(tokenizer, stripped)
+    before = encode(tokenizer, stripped, special=special)
     if not stripped:
         return before, tokenizer(text, add_special_tokens=False)["input_ids"]
-    whole = encode(tokenizer, stripped + text)
+    whole = encode(tokenizer, stripped + text, special=special)
     if whole[: len(before)] == before:
         return before, whole[len(before) :]
     return before, tokenizer(text, add_special_tokens=False)["input_ids"]
@@ -281,12 +283,14 @@ def _score(logits: Any, after: Sequence[int], size: int) -> Score:
     greedy = bool((logs.argmax(-1) == wanted).all())
     return Score(total, len(after), size, greedy)
 
-# %% ../nbs/cookbook/48_generation.ipynb #5573c15f
+# %% ../nbs/cookbook/48_generation.ipynb #1176ab5b
 def score(
     model: Any, tokenizer: Any, pairs: Sequence[tuple[str, str]], *, batch_size: int = 32,
-    progress: Progress | None = None,
+    special: bool = True, progress: Progress | None = None,
 ) -> list[Score]:  # fmt: skip
     """Log-likelihoods of (context, continuation) pairs, in their order.
+
+    special: whether the tokenizer adds its special tokens; not where a chat template wrote them.
 
     Raises AdvisorError for an empty continuation and for a pair longer than the context.
     """
@@ -295,7 +299,7 @@ def score(
     empty = [number for number, (_, text) in enumerate(pairs) if not text]
     if empty:
         raise AdvisorError(f"Pair {empty[0]}: the continuation is empty.")
-    coded = [encode_pair(tokenizer, *pair) for pair in pairs]
+    coded = [encode_pair(tokenizer, *pair, special=special) for pair in pairs]
     lengths = [len(before) + len(after) for before, after in coded]
     check_lengths(lengths, context_limit(model), room=0)
     done: dict[int, Score] = {}

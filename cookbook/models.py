@@ -177,7 +177,7 @@ def likeliest(scores: Sequence[Score], counts: Sequence[int], per_byte: bool) ->
         best.append(values.index(max(values)))
     return best
 
-# %% ../nbs/cookbook/40_models.ipynb #9a28aa8d
+# %% ../nbs/cookbook/40_models.ipynb #7c80cc42
 @dataclass(frozen=True)
 class LoadedModel:
     """A loaded model; `notes` say what was found and changed on the way in."""
@@ -192,10 +192,13 @@ class LoadedModel:
     notes: tuple[str, ...] = ()
 
     def log_likelihoods(
-        self, pairs: Sequence[tuple[str, str]], *, batch_size: int = 32
+        self, pairs: Sequence[tuple[str, str]], *, batch_size: int = 32, special: bool = True
     ) -> list[Score]:
-        """How likely each (context, continuation) is; an empty context is allowed."""
-        return score(self.model, self.tokenizer, pairs, batch_size=batch_size)
+        """How likely each (context, continuation) is; an empty context is allowed.
+
+        special=False: the contexts are rendered conversations, special tokens included.
+        """
+        return score(self.model, self.tokenizer, pairs, batch_size=batch_size, special=special)
 
     def choose(
         self, contexts: Sequence[str], choices: Sequence[Sequence[str]], *,

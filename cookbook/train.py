@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from advisor.files import write_text
-from .adapters import without_noise
-from .manifest import versions
-from .models import LanguageModel, load
-from .train_card import card
+from cookbook.adapters import without_noise
+from cookbook.manifest import versions
+from cookbook.models import LanguageModel, load
+from cookbook.train_card import card
 from cookbook.train_folder import (
     PART,
     CurvePoint,
@@ -26,17 +26,17 @@ from cookbook.train_folder import (
     read_record,
     write_record,
 )
-from .train_processes import processes
+from cookbook.train_processes import processes
 
 # %% auto #0
 __all__ = ['Say', 'UNCHANGED', 'PROBES', 'Trained', 'train']
 
 # %% ../nbs/cookbook/85_train.ipynb #04853e0b
-from .train_plan import Rows, TrainPlan, plan_training
-from .train_result import keep_result
-from .train_settings import TrainSettings
-from .train_source import load_for_training, look_at
-from .train_trainer import make_tuner
+from cookbook.train_plan import Rows, TrainPlan, plan_training
+from cookbook.train_result import keep_result
+from cookbook.train_settings import TrainSettings
+from cookbook.train_source import load_for_training, look_at
+from cookbook.train_trainer import make_tuner
 
 Say = Callable[[str], None]
 

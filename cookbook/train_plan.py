@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .train_processes import ProcessPlace, processes
-from .train_settings import TrainSettings, filled, settings_dict
-from .train_source import TrainSource
-from .training_rows import checked_rows, kind_of, lengths, refuse_long, rows_sha256
+from cookbook.train_processes import ProcessPlace, processes
+from cookbook.train_settings import TrainSettings, filled, settings_dict
+from cookbook.train_source import TrainSource
+from cookbook.training_rows import checked_rows, kind_of, lengths, refuse_long, rows_sha256
 
 Rows = Sequence[Mapping[str, Any]]
 NOT_THE_RUN = ("keep", "save_every")  # change what is saved, not what is learnt

@@ -10,11 +10,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from .model_files import weights_sha256
-from .models import LanguageModel, load
-from .train_folder import PART
-from .train_plan import TrainPlan
-from .train_source import TRAINED
+from cookbook.model_files import weights_sha256
+from cookbook.models import LanguageModel, load
+from cookbook.train_folder import PART
+from cookbook.train_plan import TrainPlan
+from cookbook.train_source import TRAINED
 
 # %% auto #0
 __all__ = ['keep_result', 'save_whole']

@@ -8,10 +8,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from .adapters import adapter_config, add_tokens
-from .models import LanguageModel
-from .train_plan import TrainPlan, only_answers, pack_strategy
-from .train_settings import OPTIMIZERS, SCHEDULES, intervals, total_steps
+from cookbook.adapters import adapter_config, add_tokens
+from cookbook.models import LanguageModel
+from cookbook.train_plan import TrainPlan, only_answers, pack_strategy
+from cookbook.train_settings import OPTIMIZERS, SCHEDULES, intervals, total_steps
 
 # %% auto #0
 __all__ = ['sft_arguments', 'make_tuner']

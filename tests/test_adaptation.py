@@ -6,6 +6,7 @@ import json
 import math
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -184,19 +185,20 @@ def test_an_encoder_of_another_family_learns(bert: str) -> None:
     assert made.body.config.model_type == "bert"
 
 
+QUICK: dict[str, Any] = {"epochs": 1, "learning_rate": 3e-3, "limit": 32, "device": "cpu"}
+
+
 @pytest.fixture(scope="module")
 def small(bert: str) -> Classifier:
     texts, desks = tickets(90)
-    return train_classifier(texts, desks, base=bert, epochs=1, learning_rate=3e-3, limit=32)[0]
+    return train_classifier(texts, desks, base=bert, **QUICK)[0]
 
 
 def test_training_twice_gives_the_same_classifier(bert: str, small: Classifier) -> None:
     texts, desks = tickets(90)
-    again = train_classifier(texts, desks, base=bert, epochs=1, learning_rate=3e-3, limit=32)[0]
+    again = train_classifier(texts, desks, base=bert, **QUICK)[0]
     assert again.logits(texts[:5]) == small.logits(texts[:5])
-    other = train_classifier(
-        texts, desks, base=bert, epochs=1, learning_rate=3e-3, limit=32, seed=1
-    )[0]
+    other = train_classifier(texts, desks, base=bert, seed=1, **QUICK)[0]
     assert other.logits(texts[:5]) != small.logits(texts[:5])
 
 
@@ -212,11 +214,40 @@ def test_a_saved_classifier_is_the_same_and_holds_no_pickle(
     small: Classifier, tmp_path: Path
 ) -> None:
     path = small.save(tmp_path / "desks")
-    again = load_classifier(path)
+    again = load_classifier(path, "cpu")
     assert again.predict(["where is my bread"]) == small.predict(["where is my bread"])
     assert not [each for each in path.iterdir() if each.suffix in (".bin", ".pt", ".pkl")]
     with pytest.raises(AdvisorError, match="exists"):
         small.save(path)
+
+
+def test_a_device_is_taken_and_not_saved(small: Classifier, tmp_path: Path) -> None:
+    path = small.save(tmp_path / "desks")
+    assert "device" not in (path / "classifier.json").read_text()
+    assert {str(each.device) for each in load_file(path / "head.safetensors").values()} == {"cpu"}
+    again = load_classifier(path, device="cpu")
+    assert str(again.device) == str(next(again.body.parameters()).device) == "cpu"
+
+
+@pytest.mark.parametrize("device", ["tpu", "gpu", "cuda:a", ""])
+def test_an_unknown_device_is_bad_input(small: Classifier, tmp_path: Path, device: str) -> None:
+    path = small.save(tmp_path / "desks")
+    texts, desks = tickets(90)
+    for start in (
+        lambda: load_body(str(path), device),
+        lambda: load_classifier(path, device),
+        lambda: train_classifier(texts, desks, base=str(path), device=device),
+    ):
+        with pytest.raises(AdvisorError, match=r"device: .* is not known") as refused:
+            start()
+        assert refused.value.exit_code == 2
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_a_device_that_is_not_here_is_said(bert: str) -> None:
+    with pytest.raises(AdvisorError, match="cuda is not available") as refused:
+        load_body(bert, "cuda")
+    assert refused.value.exit_code == 3
 
 
 @pytest.mark.parametrize(

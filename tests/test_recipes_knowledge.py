@@ -68,3 +68,16 @@ def test_what_tuning_on_passages_does_to_values_is_said_either_way() -> None:
     assert shift.n >= 100
     assert run("rag-ft").notes["raft_minus_rag_value"][0] == pytest.approx(shift.value)
     assert value("rag-ft", "raft_prompt_tokens") < value("rag-ft", "rag_examples_prompt_tokens")
+
+
+def test_tuning_reads_documents_of_an_unknown_form() -> None:
+    assert value("rag-ft", "rag_cards_value_found") <= 0.15
+    for rival in ("rag_cards", "rag_cards_examples"):
+        assert change("rag-ft", f"{rival}_value_found", "raft_cards_value_found").low > 0.05
+
+
+def test_similar_names_hurt_plain_retrieval() -> None:
+    fall = change("rag-ft", "rag_similar_0_value", "rag_similar_3_value")
+    assert fall.n >= 100
+    assert value("rag-ft", "rag_similar_0_value") >= 0.85
+    assert fall.value <= -0.2

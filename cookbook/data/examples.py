@@ -9,9 +9,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from ..row_checks import DataFinding
-from ..row_files import DataRow
-from ..rows import format_of
+from cookbook.row_checks import DataFinding
+from cookbook.row_files import DataRow
+from cookbook.rows import format_of
 
 # %% auto #0
 __all__ = ['ASKED', 'ANSWERED', 'Example', 'DataCheck', 'plain_text', 'as_example']

@@ -30,9 +30,9 @@ from cookbook.lab.world import (
 
 # %% auto #0
 __all__ = ['Draw', 'Message', 'WANTS', 'FOOD', 'WEAR', 'DESKS', 'Exercise', 'draw_many', 'rows', 'items', 'as_question',
-           'chat_rows', 'chats', 'in_record', 'record_answer', 'value_in', 'similar_name', 'Search', 'draw_search',
-           'with_passages', 'without_passages', 'draw_ticket', 'ticket', 'tickets', 'ticket_prompt', 'in_courtly',
-           'prompts', 'Proposal', 'draw_proposal', 'draw_proposals', 'graded', 'draw_needle', 'needles']
+           'chat_rows', 'chats', 'in_record', 'record_answer', 'value_in', 'similar_name', 'Search', 'as_card',
+           'draw_search', 'with_passages', 'without_passages', 'draw_ticket', 'ticket', 'tickets', 'ticket_prompt',
+           'in_courtly', 'prompts', 'Proposal', 'draw_proposal', 'draw_proposals', 'graded', 'draw_needle', 'needles']
 
 # %% ../../nbs/cookbook/39_lab_adaptation.ipynb #afcfe583
 @dataclass(frozen=True)
@@ -146,13 +146,21 @@ class Search:
         shown = [f"[{n}] {text}\n" for n, text in enumerate(self.passages, 1)] if passages else []
         return Exercise("".join(shown) + self.asked, self.answer)
 
-# %% ../../nbs/cookbook/39_lab_adaptation.ipynb #904cfbed
+# %% ../../nbs/cookbook/39_lab_adaptation.ipynb #4e117384
+def as_card(entity: Entity, _: random.Random) -> str:
+    """An entity as a line of a catalogue: a form of document that no lesson of the lab has."""
+    told = ", ".join(f"{fact.relation} {fact.value}" for fact in facts_of([entity]))
+    return f"{entity.name} ({told})"
+
+
 def draw_search(
-    rng: random.Random, split: Split, distractors: int = 3, missing: float = 0.2, similar: int = 1
-) -> Search:
+    rng: random.Random, split: Split, distractors: int = 3, missing: float = 0.2, similar: int = 1,
+    tell: Callable[[Entity, random.Random], str] = describe,
+) -> Search:  # fmt: skip
     """A search result: `distractors`, of which some are `similar`, and perhaps the oracle.
 
-    In a share `missing` the oracle is not there, and one more distractor is.
+    In a share `missing` the oracle is not there, and one more distractor is. `tell` writes the
+    passage about an entity.
     """
     entity = draw_entity(rng, split, count=3)
     fact = rng.choice(facts_of([entity]))
@@ -166,7 +174,7 @@ def draw_search(
             others.append(Entity(entity.kind, name, told.facts))
     shown = [*others, entity] if found else others
     rng.shuffle(shown)
-    passages = tuple(describe(one, rng) for one in shown)
+    passages = tuple(tell(one, rng) for one in shown)
     return Search(fact, question(fact.entity, fact.relation, rng), passages, found)
 
 
