@@ -89,6 +89,7 @@ def test_every_command_has_a_purpose_and_examples(name: str) -> None:
 
 def test_the_examples_of_the_help_work(tmp_path: Path) -> None:
     (tmp_path / "case.yaml").write_text(example_yaml())
+    (tmp_path / "train.jsonl").write_text('{"prompt": "Paid twice", "completion": "billing"}\n')
     for name in main.commands:
         text = run(name, "--help").stdout
         for line in text.split("Examples:\n")[1].split("\n\n")[0].splitlines():
@@ -98,7 +99,8 @@ def test_the_examples_of_the_help_work(tmp_path: Path) -> None:
             ):
                 continue  # the first needs a terminal, the second a folder without the file
             done = shell(line.strip(), cwd=tmp_path)
-            assert (done.returncode, done.stderr) == (0, ""), line
+            looked = done.stderr.startswith("Looked at ") if "--data" in line else not done.stderr
+            assert (done.returncode, looked) == (0, True), line
 
 
 # -- usage errors
