@@ -177,7 +177,8 @@ def existing() -> list[str]:
 def is_named(path: str) -> bool:
     """Named by itself; modules as a group, because each notebook line names its module."""
     folder, _, name = path.rpartition("/")
-    generated = folder in ("advisor", "cookbook", "cookbook/lab", "cookbook/data") and name.endswith(".py")
+    packages = ("advisor", "cookbook", "cookbook/lab", "cookbook/data")
+    generated = folder in packages and name.endswith(".py")
     group = f"{folder}/*.py" if generated else f"{folder}/*"
     return path in mapped() or group in mapped()
 

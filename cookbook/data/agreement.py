@@ -17,7 +17,7 @@ from advisor.errors import AdvisorError
 __all__ = ['Labels', 'Unit', 'Apart', 'cohen_kappa', 'fleiss_kappa', 'krippendorff_alpha', 'bootstrap', 'AgreementCeiling',
            'pair_agreement', 'ceiling']
 
-# %% ../../nbs/cookbook/59_data_agreement.ipynb #7742744b
+# %% ../../nbs/cookbook/59_data_agreement.ipynb #5600a9ad
 Labels = Sequence[Hashable]
 
 
@@ -26,14 +26,14 @@ def cohen_kappa(
 ) -> float:
     """Cohen's kappa of two raters of the same rows; nan if both use one and the same label.
 
-    weights: "none", "linear" or "quadratic"; the last two need labels in order (`order`, or sorted).
+    weights: "none", "linear" or "quadratic"; the last two look at the order (`order`, or sorted).
 
     Raises:
         AdvisorError: lists of different or no length, unknown weights, a label not in `order`.
     """
     if len(first) != len(second) or not first:
         raise AdvisorError(
-            f"{len(first)} and {len(second)} labels: both raters need one for each of the same rows."
+            f"{len(first)} and {len(second)} labels: both raters need one for each row."
         )
     power = {"none": 0, "linear": 1, "quadratic": 2}.get(weights)
     if power is None:

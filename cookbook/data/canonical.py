@@ -143,8 +143,10 @@ def canonical_spaces(text: str) -> Canonical:
         del kept[0]
     return Canonical("\n".join(kept).rstrip(), text)
 
-# %% ../../nbs/cookbook/59_data_canonical.ipynb #366d09b6
-_SQL = re.compile(r"\s*(?:select|insert into|update|delete from|with|create table)\b", re.IGNORECASE)
+# %% ../../nbs/cookbook/59_data_canonical.ipynb #31fd0405
+_SQL = re.compile(
+    r"\s*(?:select|insert into|update|delete from|with|create table)\b", re.IGNORECASE
+)
 _SQL_MORE = re.compile(r"\b(?:from|values|set|as)\b|[*=;(]", re.IGNORECASE)
 _WAYS: dict[str, Callable[[str], Canonical]] = {
     "json": canonical_json, "sql": canonical_sql, "spaces": canonical_spaces,
