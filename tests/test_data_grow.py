@@ -30,7 +30,9 @@ from cookbook.data.review import (
 )
 from cookbook.data.sift import sift, verified
 from cookbook.row_files import DataRow
+from cookbook.rows import convert
 from cookbook.server_model import CallLedger, ServerModel
+from cookbook.training_rows import checked_rows
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -344,6 +346,21 @@ def test_every_row_is_asked_before_any_is_asked_twice() -> None:
 # ---------------------------------------------------------------------------------- gates
 def made(asked: str, answer: str, line: int = 1) -> dict[str, Any]:
     return stamp(pair(asked, answer), Provenance("seeds", "m", "", "v", ((line, "d"),)))
+
+
+def test_training_refuses_what_nobody_accepted() -> None:
+    how = Provenance("paraphrase", "lab", "0" * 64, "1", ((1, "0" * 64),), 0)
+    made = stamp({"prompt": "p", "completion": "c"}, how)
+    for refuses in (
+        lambda: convert([DataRow(7, made, "rows.jsonl")]),
+        lambda: checked_rows([made], "completion"),
+    ):
+        with pytest.raises(AdvisorError, match="accepted by nobody"):
+            refuses()
+    fine = accept(made, by="Ada", how="human")
+    assert checked_rows([fine], "completion") == [{"prompt": "p", "completion": "c"}]
+    foreign = {"prompt": "p", "completion": "c", "provenance": "scanned in May"}
+    assert convert([DataRow(1, foreign)])[0].data == {"prompt": "p", "completion": "c"}
 
 
 def test_an_acceptance_is_for_one_content() -> None:
