@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from advisor.errors import AdvisorError, did_you_mean, show
-from cookbook.patterns import Example, Labels, Writer, ask, few_shot
+from cookbook.patterns import Labels, Shot, Writer, ask, few_shot
 
 # %% auto #0
 __all__ = ['Embed', 'STRATEGIES', 'ORDERS', 'RELEVANCE', 'CountTokens', 'Differs', 'tfidf', 'mmr_order', 'balanced_order',
@@ -108,7 +108,7 @@ def _known(what: str, name: str, allowed: Sequence[str]) -> None:
 class Pool:
     """Examples with their vectors; `embed` replaces TF-IDF."""
 
-    def __init__(self, examples: Sequence[Example], embed: Embed | None = None) -> None:
+    def __init__(self, examples: Sequence[Shot], embed: Embed | None = None) -> None:
         self.examples = list(examples)
         inputs = [each.input for each in self.examples]
         self.embed = embed or tfidf(inputs)
@@ -148,7 +148,7 @@ class Chooser(Pool):
         self, question: str, k: int, *, strategy: str = "nearest", seed: int = 0,
         order: str = "similar-last", max_tokens: int | None = None,
         count_tokens: CountTokens | None = None,
-    ) -> list[Example]:  # fmt: skip
+    ) -> list[Shot]:  # fmt: skip
         """At most `k` examples for a question, in the order they are shown.
 
         With `max_tokens` (counted by `count_tokens`, else four characters a token), examples
@@ -178,8 +178,8 @@ def exact(written: str, wanted: str) -> float:
 class Task:
     """Examples to show, questions to ask, and how an answer is scored (1.0 is right)."""
 
-    examples: Sequence[Example]
-    questions: Sequence[Example]
+    examples: Sequence[Shot]
+    questions: Sequence[Shot]
     system: str = ""
     score: Callable[[str, str], float] = exact
     labels: Labels = field(default_factory=Labels)

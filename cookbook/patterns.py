@@ -18,7 +18,7 @@ from advisor.files import name_of, read_text
 from cookbook.generation import Completion
 
 # %% auto #0
-__all__ = ['Message', 'ANSWER', 'THINK', 'MAX_EXAMPLES_BYTES', 'Writer', 'Example', 'zero_shot', 'with_system', 'few_shot',
+__all__ = ['Message', 'ANSWER', 'THINK', 'MAX_EXAMPLES_BYTES', 'Writer', 'Shot', 'zero_shot', 'with_system', 'few_shot',
            'chain_of_thought', 'final_answer', 'Labels', 'as_text', 'ask', 'read_examples', 'RequestCost',
            'request_cost']
 
@@ -43,7 +43,7 @@ class Writer(Protocol):
 
 
 @dataclass(frozen=True)
-class Example:
+class Shot:
     """An input with its right output, to be shown or to be tested on.
 
     `label` groups examples for a balanced choice; empty means the output is the label.
@@ -69,7 +69,7 @@ def with_system(question: str, system: str) -> list[Message]:
     return [{"role": "system", "content": system}, {"role": "user", "content": question}]
 
 
-def few_shot(examples: Sequence[Example], question: str, system: str = "") -> list[Message]:
+def few_shot(examples: Sequence[Shot], question: str, system: str = "") -> list[Message]:
     """Each example as a turn that was answered rightly, then the question."""
     shown = [
         message
@@ -91,7 +91,7 @@ THINK = (
 
 
 def chain_of_thought(
-    question: str, instruction: str = "", examples: Sequence[Example] = ()
+    question: str, instruction: str = "", examples: Sequence[Shot] = ()
 ) -> list[Message]:
     """Ask for steps and a marked answer; outputs of examples show their steps and the mark."""
     rules = f"{instruction} {THINK}".strip()
@@ -144,7 +144,7 @@ def ask(
 MAX_EXAMPLES_BYTES = 100_000_000
 
 
-def _example(line: str, where: str, keys: Sequence[str]) -> Example:
+def _example(line: str, where: str, keys: Sequence[str]) -> Shot:
     try:
         row = json.loads(line)
     except (ValueError, RecursionError):
@@ -155,16 +155,16 @@ def _example(line: str, where: str, keys: Sequence[str]) -> Example:
     for key in keys:
         if not isinstance(row.get(key), str) or not row[key].strip():
             raise AdvisorError(f"{where}: {key}: {show(row.get(key))} is not a text.", hint=hint)
-    return Example(*(row[key].strip() for key in keys))
+    return Shot(*(row[key].strip() for key in keys))
 
 
-def read_examples(path: str | Path, keys: Sequence[str] = ("input", "output")) -> list[Example]:
+def read_examples(path: str | Path, keys: Sequence[str] = ("input", "output")) -> list[Shot]:
     """Examples of a JSONL file; `keys` name the input, the output and, as a third, the label.
 
     A line that says the same again is left out. Raises AdvisorError, with file and line, for a
     line that is no example, and for an input with two outputs or labels.
     """
-    found: dict[str, tuple[int, Example]] = {}
+    found: dict[str, tuple[int, Shot]] = {}
     for number, line in enumerate(read_text(path, max_bytes=MAX_EXAMPLES_BYTES).split("\n"), 1):
         if not line.strip():
             continue

@@ -24,7 +24,7 @@ from cookbook import react as react_module
 from cookbook.few_shot import Chooser, Point, Task, enough, measure, mmr_order, sweep
 from cookbook.generation import Completion
 from cookbook.patterns import (
-    Example,
+    Shot,
     as_text,
     ask,
     chain_of_thought,
@@ -192,7 +192,7 @@ class Script:
 
 
 def test_patterns_have_the_roles_they_promise() -> None:
-    examples = [Example("1+1", "2"), Example("2+2", "4")]
+    examples = [Shot("1+1", "2"), Shot("2+2", "4")]
     assert [m["role"] for m in zero_shot("q", "i")] == ["user"]
     assert [m["role"] for m in with_system("q", "s")] == ["system", "user"]
     shown = few_shot(examples, "3+3", "Add.")
@@ -343,11 +343,11 @@ def test_loops_and_limits_end_without_an_answer() -> None:
 
 
 # ---------------------------------------------------------------------------------------- examples
-def pool(count: int = 40) -> list[Example]:
+def pool(count: int = 40) -> list[Shot]:
     draw = random.Random(0)
     words = ["tea", "jar", "parcel", "card", "late", "broken", "pay", "river", "honey", "town"]
     made = [" ".join(draw.sample(words, 4)) + f" {n}" for n in range(count)]
-    return [Example(text, f"label{n % 3}") for n, text in enumerate(made)]
+    return [Shot(text, f"label{n % 3}") for n, text in enumerate(made)]
 
 
 @settings(max_examples=60, deadline=None)
@@ -371,7 +371,7 @@ def test_a_choice_is_distinct_repeatable_and_nested(
 
 def test_nearest_is_a_plain_cosine_with_any_embedding() -> None:
     vectors = {"a": [1.0, 0.0], "b": [0.8, 0.7], "c": [0.0, 1.0], "q": [5.0, 1.0]}
-    examples = [Example(name, name) for name in "cba"]
+    examples = [Shot(name, name) for name in "cba"]
     chooser = Chooser(examples, embed=lambda texts: np.array([vectors[t] for t in texts]))
     found = chooser.choose("q", 3, order="as-is")
     cosine = {n: np.dot(v, vectors["q"]) / np.linalg.norm(v) for n, v in vectors.items()}
@@ -402,7 +402,7 @@ def test_balanced_shows_every_label_before_any_twice() -> None:
 
 
 def test_budget_is_kept_and_filled_with_the_best_that_fit() -> None:
-    examples = [Example("tea tea tea tea tea tea", "A"), Example("tea", "B"), Example("jar", "C")]
+    examples = [Shot("tea tea tea tea tea tea", "A"), Shot("tea", "B"), Shot("jar", "C")]
     found = Chooser(examples).choose(
         "tea tea tea", 3, max_tokens=4, count_tokens=lambda t: len(t.split()), order="as-is"
     )
@@ -410,7 +410,7 @@ def test_budget_is_kept_and_filled_with_the_best_that_fit() -> None:
 
 
 def test_sweep_asks_what_it_says() -> None:
-    questions = [Example("where is tea", "label0"), Example("a broken jar", "label1")]
+    questions = [Shot("where is tea", "label0"), Shot("a broken jar", "label1")]
     task = Task(pool(), questions)
     model = Script(*["label0"] * 100)
     points = sweep(model, task, [2, 0], ["random", "nearest"], seeds=(0, 1))
@@ -571,7 +571,7 @@ def test_everything_runs_on_a_real_model(tmp_path: Path) -> None:
     from cookbook.models import load
     from cookbook.toy_model import make_toy
 
-    examples = [Example(text, "yes") for text in ("tea", "bread", "honey")]
+    examples = [Shot(text, "yes") for text in ("tea", "bread", "honey")]
     for chat in (True, False):
         folder = make_toy(tmp_path / str(chat), chat=chat, max_positions=1024)
         model = load(str(folder), device="cpu")
@@ -581,6 +581,6 @@ def test_everything_runs_on_a_real_model(tmp_path: Path) -> None:
         trace = react(model, "tea?", TOOLS, max_turns=2, max_new_tokens=4)
         assert trace.turns <= 2
         points = sweep(
-            model, Task(examples, [Example("shop", "yes")]), [0, 2], ["nearest"], max_new_tokens=2
+            model, Task(examples, [Shot("shop", "yes")]), [0, 2], ["nearest"], max_new_tokens=2
         )
         assert points[0].prompt_tokens < points[1].prompt_tokens
