@@ -17,7 +17,7 @@ from cookbook.rows import unaccepted
 # %% auto #0
 __all__ = ['COLUMNS', 'kind_of', 'checked_rows', 'rows_sha256', 'whole_text', 'lengths', 'refuse_long', 'size_of', 'mix_replay']
 
-# %% ../nbs/cookbook/83_training_rows.ipynb #b5cb8d4e
+# %% ../nbs/cookbook/83_training_rows.ipynb #37382029
 COLUMNS = {
     "messages": ("messages",), "prompt-completion": ("prompt", "completion"), "text": ("text",)
 }  # fmt: skip
@@ -30,7 +30,7 @@ def kind_of(row: Mapping[str, Any]) -> str | None:
             return kind
     return None
 
-
+# %% ../nbs/cookbook/83_training_rows.ipynb #aeebfa16
 def checked_rows(rows: Sequence[Mapping[str, Any]], objective: str) -> list[dict[str, Any]]:
     """The columns that training reads, of rows that are all of one kind.
 
