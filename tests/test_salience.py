@@ -101,13 +101,14 @@ def test_shapley_values_add_up(lm: LanguageModel, prompt: ComposedPrompt) -> Non
 def test_integrated_gradients_say_how_far_off_they_are(
     lm: LanguageModel, prompt: ComposedPrompt
 ) -> None:
-    rough, fine = (
-        explain(lm, prompt, " Gurvam", method="integrated-gradients", steps=steps)
-        for steps in (2, 64)
+    found = explain(
+        lm, prompt, " Gurvam", method="integrated-gradients", grain="token", steps=16
     )
-    assert rough.completeness_error is not None
-    assert fine.completeness_error is not None
-    assert fine.completeness_error < min(0.05, rough.completeness_error)
+    given, value = of_embeddings(lm, prompt, " Gurvam")
+    with torch.no_grad():
+        rise = float(value(given) - value(0 * given))
+    # RMSNorm hides the way from zero: nearly all of it lies in the last thousandth
+    assert found.completeness_error == pytest.approx(abs(sum(found.scores) / rise - 1), rel=1e-2)
 
 
 def test_marks_of_the_chat_template_are_never_taken_away() -> None:
