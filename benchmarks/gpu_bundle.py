@@ -50,11 +50,15 @@ RECIPES = (
     "langchain-core", "langchain-protocol", "langchain-text-splitters", "langsmith", "jsonpatch",
     "jsonpointer", "pydantic", "pydantic-core", "annotated-types", "typing-inspection", "orjson",
     "requests-toolbelt", "uuid-utils", "websockets", "distro", "sniffio", "faiss-cpu", "pypdf",
-    "python-docx", "rouge-score", "nltk", "defusedxml",
+    "python-docx", "rouge-score", "nltk", "defusedxml", "rensa", "ftfy",
 )  # fmt: skip
 # Declared needs that nothing here imports: completion and debugging in notebooks, compression of
-# traces that are never sent, questions asked at a terminal, time zones beside the system's.
-LEFT_OUT = ("jedi", "parso", "debugpy", "zstandard", "questionary", "tzdata")
+# traces that are never sent, questions asked at a terminal, time zones beside the system's, forms
+# for people in notebooks, SQL in one standard form.
+LEFT_OUT = (
+    "jedi", "parso", "debugpy", "zstandard", "questionary", "tzdata", "ipywidgets",
+    "jupyterlab-widgets", "widgetsnbextension", "sqlglot",
+)  # fmt: skip
 FROM_SOURCE = ("rouge-score",)  # its project publishes no wheel; it has no compiled part
 PRESENT = (
     "torch", "triton", "numpy", "pandas", "pyarrow", "requests", "urllib3", "charset-normalizer",

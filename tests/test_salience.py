@@ -137,7 +137,7 @@ def planted(item: Item, place: int) -> tuple[ComposedPrompt, str]:
 @pytest.mark.timeout(900)
 def test_the_example_that_causes_a_wrong_answer_is_found(lm: LanguageModel) -> None:
     rng = random.Random(0)
-    items = [i for i in draw_items("labels_4", 700, seed=0) if len(set(_labels(i))) == 2]
+    items = [i for i in draw_items("labels_4", 900, seed=0) if len(set(_labels(i))) == 2]
     cases = [(item, place, *planted(item, place)) for item in items
              for place in [rng.randrange(5)]]  # fmt: skip
     clean = lm.generate([item.prompt for item, *_ in cases], max_new_tokens=12, stop=["\n"])
@@ -152,7 +152,7 @@ def test_the_example_that_causes_a_wrong_answer_is_found(lm: LanguageModel) -> N
         worths = explain(lm, prompt, f" {wrong}", contrast=f" {item.answer}").ranked()
         top = next(part.name for part, _ in worths if part.name != "question")
         found += top == f"example {place}"
-    assert found >= 180
+    assert found >= 180, found
 
 
 def _labels(item: Item) -> list[str]:
