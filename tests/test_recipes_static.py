@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import copy
+import importlib
 import json
+import pkgutil
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -77,8 +80,35 @@ def code_problems(path: Path) -> list[str]:
     return found
 
 
+def import_problems(path: Path) -> list[str]:
+    """Names that a recipe takes from our packages and that are not there (any more)."""
+    found = []
+    for cell in cells_of(load_notebook(path)):
+        if cell.kind != "code" or PIP.search(cell.source):
+            continue
+        for node in ast.walk(ast.parse(cell.source)):
+            if isinstance(node, ast.ImportFrom) and re.match(
+                r"(advisor|cookbook)\b", str(node.module)
+            ):
+                found += missing_names(str(node.module), [name.name for name in node.names])
+    return found
+
+
+def missing_names(module: str, names: list[str]) -> list[str]:
+    room = importlib.import_module(module)
+    rooms = {info.name for info in pkgutil.iter_modules(getattr(room, "__path__", []))}
+    return [
+        f"{module} has no {name}" for name in names if not hasattr(room, name) and name not in rooms
+    ]
+
+
 def problems(path: Path) -> list[str]:
-    return [*parameter_problems(path), *prose_problems(path), *code_problems(path)]
+    return [
+        *parameter_problems(path),
+        *prose_problems(path),
+        *code_problems(path),
+        *import_problems(path),
+    ]
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
@@ -134,6 +164,9 @@ FAULTS: dict[str, Callable[[dict[str, Any]], None]] = {
     "outputs are stored": outputs,
     "an absolute path": source(4, "import random", "open('/home/me/x')"),
     "installs something": source(4, "import random", "%pip install x"),
+    "cookbook.record has no Nothing": source(
+        4, "import random", "from cookbook.record import Nothing"
+    ),
     "it records under": source(4, '"coin"', '"other"'),
 }
 
