@@ -15,7 +15,7 @@ from typing import Any
 
 from advisor.errors import AdvisorError, show
 from advisor.files import read_text, write_text
-from cookbook.train_callbacks import forget
+from .train_callbacks import forget
 
 # %% auto #0
 __all__ = ['RECORD', 'CHECKPOINTS', 'PART', 'CurvePoint', 'curve_of', 'read_record', 'write_record', 'begin', 'different',
@@ -70,7 +70,7 @@ def write_record(folder: Path, values: Mapping[str, Any]) -> None:
     """Write `training.json`, whole or not at all."""
     write_text(folder / RECORD, json.dumps(values, indent=1) + "\n", force=True)
 
-# %% ../nbs/cookbook/84_train_folder.ipynb #6f618a61
+# %% ../nbs/cookbook/84_train_folder.ipynb #20d2d488
 def begin(folder: Path, mark: Mapping[str, Any], *, resume: bool) -> dict[str, Any]:
     """The record of a finished run that was the same, else {}; makes the folder ready.
 
@@ -90,6 +90,7 @@ def begin(folder: Path, mark: Mapping[str, Any], *, resume: bool) -> dict[str, A
                 hint="Another output folder, or resume=False, which deletes that run.",
             )
         if record.get("done"):
+            forget(folder / CHECKPOINTS)  # a kill may have come before this was done
             return record
     folder.mkdir(parents=True, exist_ok=True)
     write_record(folder, {"schema": 1, "done": False, "mark": dict(mark)})

@@ -160,7 +160,7 @@ def test_every_requirement_of_ours_is_read() -> None:
     parsed = [parse_requirement(line) for line in lines]
     assert None not in parsed
     extras = {row.extra for row in parsed if row}
-    assert extras == {"core", "cookbook", "docs", "dev", "all"}
+    assert extras == {"core", "cookbook", "docs", "dev", "scale", "all"}
     assert all(row.wanted for row in parsed if row and row.extra != "all")
 
 
