@@ -38,7 +38,7 @@ test: .venv/.installed ## the notebooks' own tests, then pytest
 	@echo "== notebooks (recipes excepted: pytest runs them)"
 	@$(BIN)/nbdev-test nbs --n-workers 2
 	@echo "== pytest"
-	@$(BIN)/pytest
+	@$(BIN)/pytest -n 2 --dist loadfile
 
 recipes: .venv/.installed ## run every recipe on the lab model; results in build/recipes
 	@for name in $(RECIPES); do \
