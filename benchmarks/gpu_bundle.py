@@ -51,6 +51,7 @@ RECIPES = (
     "jsonpointer", "pydantic", "pydantic-core", "annotated-types", "typing-inspection", "orjson",
     "requests-toolbelt", "uuid-utils", "websockets", "distro", "sniffio", "faiss-cpu", "pypdf",
     "python-docx", "rouge-score", "nltk", "defusedxml", "rensa", "ftfy",
+    "gepa",
 )  # fmt: skip
 # Declared needs that nothing here imports: completion and debugging in notebooks, compression of
 # traces that are never sent, questions asked at a terminal, time zones beside the system's, forms

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['COMMANDS', 'main']
 
-# %% ../nbs/cookbook/01_cli.ipynb #5e43c29f
+# %% ../nbs/cookbook/01_cli.ipynb #15842396
 import click
 
 from advisor.console import EXIT_CODES, Program
@@ -13,9 +13,11 @@ from cookbook import __version__
 from cookbook.compare_cli import compare_command
 from cookbook.data.cli import data_group
 from cookbook.memory_cli import measure_command, simulate_command
+from cookbook.refine_cli import refine_command
 from cookbook.runner_cli import list_command, new_command, run_command, show_command
+from cookbook.salience_cli import salience_command
 
-# %% ../nbs/cookbook/01_cli.ipynb #0743682b
+# %% ../nbs/cookbook/01_cli.ipynb #ba6dac93
 COMMANDS = (
     list_command,
     show_command,
@@ -23,6 +25,8 @@ COMMANDS = (
     run_command,
     compare_command,
     data_group,
+    refine_command,
+    salience_command,
     simulate_command,
     measure_command,
 )

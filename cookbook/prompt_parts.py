@@ -14,23 +14,30 @@ from typing import Any
 from advisor.errors import AdvisorError, did_you_mean
 
 # %% auto #0
-__all__ = ['PATTERNS', 'GRAINS', 'Part', 'ComposedPrompt', 'from_sections', 'from_conversation', 'parts_of', 'token_spans']
+__all__ = ['PATTERNS', 'KINDS', 'GRAINS', 'Part', 'ComposedPrompt', 'from_sections', 'from_conversation', 'from_messages',
+           'parts_of', 'token_spans']
 
-# %% ../nbs/cookbook/91_prompt_parts.ipynb #982a72ca
+# %% ../nbs/cookbook/91_prompt_parts.ipynb #2633249b
 PATTERNS = {
     "word": r"\S+\s*",
     "sentence": r"[^.!?\n]*[.!?\n]+[\"')\]]*\s*|[^.!?\n]+\s*",
     "line": r"[^\n]*\n+|[^\n]+",
     "paragraph": r"(?:[^\n]|\n(?!\s*\n))+(?:\n\s*)*|\n+",
 }
-GRAINS = ("token", *PATTERNS, "pattern", "role", "section")
+KINDS = {  # how the names of such sections begin
+    "example": ("example", "shot"),
+    "chunk": ("chunk", "passage"),
+    "principle": ("principle", "rule"),
+}
+GRAINS = ("token", *PATTERNS, "pattern", "role", "section", *KINDS)
 
 
 @dataclass(frozen=True)
 class Part:
     """A span of the prompt's text, from `start` to `end` in characters, with a name for people.
 
-    `fixed` parts belong to the chat template: they are counted and shown, but never taken away.
+    `fixed` parts belong to the chat template, or are of no kind that was asked about: they are
+    counted and shown, but never taken away.
     """
 
     name: str
@@ -72,7 +79,7 @@ def from_sections(sections: Sequence[tuple[str, str]]) -> ComposedPrompt:
         raise AdvisorError("a prompt without text has no parts.")
     return ComposedPrompt(text, tuple(parts))
 
-# %% ../nbs/cookbook/91_prompt_parts.ipynb #5b179331
+# %% ../nbs/cookbook/91_prompt_parts.ipynb #77ad9c96
 def from_conversation(
     model: Any, conversation: Sequence[Mapping[str, str]],
     sections: Mapping[str, str] | None = None,
@@ -84,7 +91,26 @@ def from_conversation(
     Raises:
         AdvisorError: a message or a section that the rendered text does not hold.
     """
-    text = str(model.render(conversation))
+    return _composed(str(model.render(conversation)), conversation, sections)
+
+
+def from_messages(
+    conversation: Sequence[Mapping[str, str]], sections: Mapping[str, str] | None = None
+) -> ComposedPrompt:
+    """The same without a model's template, for a server that puts its own around the messages.
+
+    Raises:
+        AdvisorError: no text, or a section that no message holds.
+    """
+    text = "\n\n".join(message["content"].strip() for message in conversation)
+    if not text.strip():
+        raise AdvisorError("a conversation without text has no parts.")
+    return _composed(text, conversation, sections)
+
+# %% ../nbs/cookbook/91_prompt_parts.ipynb #cade0722
+def _composed(
+    text: str, conversation: Sequence[Mapping[str, str]], sections: Mapping[str, str] | None
+) -> ComposedPrompt:
     roles: list[Part] = []
     here = 0
     for number, message in enumerate(conversation, 1):
@@ -126,7 +152,7 @@ def _with_rests(named: Sequence[Part], roles: Sequence[Part]) -> Iterator[Part]:
                 yield part
                 here = part.end
 
-# %% ../nbs/cookbook/91_prompt_parts.ipynb #285b3f05
+# %% ../nbs/cookbook/91_prompt_parts.ipynb #b4b04aa7
 def parts_of(
     prompt: ComposedPrompt, grain: str, *, tokenizer: Any = None, pattern: str | None = None
 ) -> list[Part]:
@@ -142,6 +168,8 @@ def parts_of(
         hint = f"Allowed: {', '.join(GRAINS)}."
         raise AdvisorError(f"grain {grain!r} is unknown.{did_you_mean(grain, GRAINS)}", hint=hint)
     whole = Part("text", 0, len(prompt.text))
+    if grain in KINDS:
+        return list(_of_kind(prompt, grain))
     if grain in ("role", "section"):
         return list((prompt.roles if grain == "role" else prompt.sections) or [whole])
     spans = _spans(prompt.text, grain, tokenizer, pattern)
@@ -151,7 +179,25 @@ def parts_of(
         for a, b in _cut(spans, fixed)
     ]
 
+# %% ../nbs/cookbook/91_prompt_parts.ipynb #c6b868f0
+def _of_kind(prompt: ComposedPrompt, kind: str) -> Iterator[Part]:
+    """The sections of a kind one by one; what stands between them is fixed."""
+    starts = KINDS[kind]
+    chosen = [part for part in prompt.sections if part.name.lower().startswith(starts)]
+    if not chosen:
+        names = ", ".join(part.name for part in prompt.sections) or "none"
+        hint = f"Their names begin with {' or '.join(starts)}; the sections are: {names}."
+        raise AdvisorError(f"grain {kind!r}: no section is of this kind.", hint=hint)
+    here = 0
+    for part in [*chosen, None]:
+        start = part.start if part else len(prompt.text)
+        if start > here:
+            yield Part("rest", here, start, fixed=True)
+        if part:
+            yield part
+            here = part.end
 
+# %% ../nbs/cookbook/91_prompt_parts.ipynb #816038c2
 def _spans(text: str, grain: str, tokenizer: Any, pattern: str | None) -> list[tuple[int, int]]:
     if grain == "token":
         if tokenizer is None:

@@ -15,7 +15,7 @@ from typing import Any
 
 from advisor.errors import AdvisorError, show
 from advisor.files import read_text, write_text
-from .train_callbacks import forget
+from cookbook.train_callbacks import forget
 
 # %% auto #0
 __all__ = ['RECORD', 'CHECKPOINTS', 'PART', 'CurvePoint', 'curve_of', 'read_record', 'write_record', 'begin', 'different',

@@ -411,6 +411,33 @@ def test_killed_at_any_moment_output_is_whole_or_absent(tmp_path: Path) -> None:
     assert source.exists()
 
 
+@pytest.mark.slow
+def test_killed_split_leaves_the_old_parts_or_none(tmp_path: Path) -> None:
+    """Ten random moments: the folder is absent or complete, broken lines in their file."""
+    source = write(tmp_path / "raw.jsonl", dirty(4000))
+    began = time.monotonic()
+    assert start("split", source, "-o", tmp_path / "whole").wait() == 0
+    took, wanted = time.monotonic() - began, digests(tmp_path / "whole")
+    assert "broken.txt" in wanted
+    wanted.pop("split.json")  # names its folder
+    draw, killed = random.Random(7), 0
+    for turn in range(10):
+        folder = tmp_path / f"out-{turn}"
+        process = start("split", source, "-o", folder)
+        time.sleep(took * draw.uniform(0.3, 1.0))
+        process.send_signal(signal.SIGKILL)
+        killed += process.wait() == -signal.SIGKILL
+        if folder.exists():
+            found = digests(folder)
+            assert found.pop("split.json")
+            assert found == wanted
+        assert start("split", source, "-o", folder, "--force").wait() == 0
+        found = digests(folder)
+        assert found.pop("split.json")
+        assert found == wanted
+    assert killed >= 5
+
+
 def test_killed_between_the_files_starts_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -180,6 +180,67 @@ def test_a_template_is_found_once_it_is_too_often() -> None:
     assert lines_of(usual_checks(), some, "template-dominance") >= set(range(8, 401, 8))
 
 
+@pytest.mark.parametrize("share", [0.1, 0.3, 0.6])
+def test_cut_answers_are_found_where_they_are_many(share: float) -> None:
+    """With the ends of whole sentences in the file, a missing full stop is no habit any more."""
+    chance = random.Random(3)
+    aim, faulty = set(), []
+    for each in rows(1000):
+        text = each.answer
+        if chance.random() < share:
+            aim.add(each.line)
+            text = text[: chance.randrange(40, len(text) - 12)].rstrip(" ,")
+        faulty.append(Example(each.line, each.asked, text, {}))
+    found = lines_of(usual_checks(), faulty, "truncated")
+    assert len(found & aim) >= 0.8 * len(aim)
+    assert len(found - aim) <= 2
+
+
+def test_answers_without_any_end_mark_are_a_habit() -> None:
+    bare = [Example(e.line, e.asked, e.answer.rstrip("."), {}) for e in rows(400)]
+    assert lines_of(usual_checks(), bare, "truncated") == set()
+
+
+@pytest.mark.parametrize("form", ["JSON", "table"])
+def test_the_frame_of_an_answer_is_no_template(form: str) -> None:
+    def framed(text: str) -> str:
+        if form == "JSON":
+            return json.dumps({"text": text, "words": len(text.split())})
+        return f"| Name | Text |\n| --- | --- |\n| it | {text} |"
+
+    plain = lines_of(usual_checks(), rows(400), "template-dominance")
+    framed_rows = [Example(e.line, e.asked, framed(e.answer), {}) for e in rows(400)]
+    assert lines_of(usual_checks(), framed_rows, "template-dominance") == plain != set(range(400))
+    same = [Example(e.line, e.asked, framed(f"Let me tell you this: {e.answer}"), {})
+            for e in rows(400)]  # fmt: skip
+    assert len(lines_of(usual_checks(), same, "template-dominance")) == 400
+
+
+def test_a_sentence_from_another_passage_is_named() -> None:
+    told = [Example(e.line, f"Passage: {e.answer} It is so every year.\nWhat is said?",
+                    e.answer, {}) for e in rows(200)]  # fmt: skip
+    assert lines_of(usual_checks(), told, "unsupported-answer") == set()
+    strange = " Copper wires carry current between distant power plants."
+    faulty = [Example(e.line, e.asked, e.answer + strange * (e.line % 20 == 0), {}) for e in told]
+    assert lines_of(usual_checks(), faulty, "unsupported-answer") == set(range(20, 201, 20))
+
+
+def test_wrong_labels_are_found_and_right_ones_left() -> None:
+    chance = random.Random(8)
+    topics = {"weather": "rain snow wind storm cloud frost", "food": "bread soup cheese salt apple",
+              "music": "violin choir song drum organ flute"}  # fmt: skip
+    labelled, aim = [], set()
+    for line in range(1, 601):
+        label = chance.choice(list(topics))
+        text = " ".join(chance.choices(topics[label].split(), k=8)) + f" number {line}"
+        if line % 30 == 0:
+            aim.add(line)
+            label = chance.choice([each for each in topics if each != label])
+        labelled.append(Example(line, text, label, {}))
+    found = lines_of(usual_checks(), labelled, "likely-label-error")
+    assert found == aim
+
+
 def test_batches_of_any_size_tell_the_same() -> None:
     examples = [spoiled(e, "truncated", random.Random(e.line)) if e.line % 9 == 0 else e
                 for e in rows(300)]  # fmt: skip

@@ -18,6 +18,7 @@ import pytest
 pytest.importorskip("torch")
 
 from advisor.errors import AdvisorError
+from cookbook.data.contamination import Contamination
 from cookbook.data.examples import Example, as_example
 from cookbook.data.failures import cluster_failures
 from cookbook.data.grow import GrowthSettings, grow, plan_growth
@@ -378,6 +379,17 @@ def test_nothing_near_the_evaluation_comes_through() -> None:
     found = sift([*leaks, fine], [], evaluation=test)
     assert found.reasons() == {"leak": 2}
     assert found.rows == [fine]
+
+
+def test_a_short_question_of_the_test_leaks_whatever_its_answer() -> None:
+    test = [pair("the tea came broken", "weaver")]
+    found = sift([made("The tea came broken!", "smith"), made("the salt came broken", "smith", 2)],
+                 [], evaluation=test)  # fmt: skip
+    assert [each.row["prompt"] for each in found.dropped] == ["The tea came broken!"]
+    # `Contamination` counts questions from five words on only, so it can't stand in here
+    check = Contamination([as_example(DataRow(1, test[0]))])
+    check.see([as_example(DataRow(1, pair("The tea came broken!", "smith")))])
+    assert not check.leaks
 
 
 def test_a_verifier_signs_what_it_lets_through() -> None:

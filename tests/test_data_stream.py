@@ -194,3 +194,30 @@ def test_rewrite_keeps_the_bytes_of_untouched_rows(tmp_path: Path) -> None:
     assert target.read_bytes() == b'{"a":1}\r\n{ "a" : "\\u00e4" }\n{"a": 5}\n'
     assert [line.line for line in broken] == [4]
     assert rewrite(write(tmp_path / "c.csv"), tmp_path / "c.jsonl", drop=[2]) == 299
+
+
+def test_times_and_exact_numbers_of_parquet_survive(tmp_path: Path) -> None:
+    """What JSON has no form for is written so that it can be read back."""
+    from datetime import UTC, date, datetime
+    from decimal import Decimal
+
+    import pandas
+
+    from cookbook.data.clean import clean_file
+
+    at = [datetime(2026, 1, n, 12, 30, 0, 250_000, tzinfo=UTC) for n in range(1, 31)]
+    table = pandas.DataFrame({
+        "prompt": [f"What was decided at meeting number {n}?" for n in range(30)],
+        "completion": [f"Point {n} was put off to week {n * 7 + 1}." for n in range(30)],
+        "at": at, "day": [date(2026, 1, n) for n in range(1, 31)],
+        "price": [Decimal(f"{n}.10") for n in range(30)],
+    })  # fmt: skip
+    table.to_parquet(tmp_path / "rows.parquet")
+    kept = clean_file(
+        tmp_path / "rows.parquet", tmp_path / "out.jsonl", remedies=["exact-duplicate", "empty"]
+    ).kept
+    rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert kept == len(rows) == 30
+    assert [datetime.fromisoformat(row["at"]) for row in rows] == at
+    assert [date.fromisoformat(row["day"]) for row in rows] == list(table["day"])
+    assert [Decimal(row["price"]) for row in rows] == list(table["price"])

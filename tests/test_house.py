@@ -86,7 +86,7 @@ def test_notebook_makes_exactly_one_module(name: str) -> None:
     (module,) = [mark for mark in marks if mark]
     package = name.split("/")[1]
     stem = re.sub(r"^\d+_", "", Path(name).stem)
-    if package == "cookbook" and (room := re.match(r"(lab|data)_", stem)):
+    if package == "cookbook" and (room := re.match(r"(lab|data|align)_", stem)):
         package, stem = f"{package}.{room[1]}", stem.removeprefix(room[0])
     assert module == f"{package}.{'__init__' if stem == 'init' else stem}"
 

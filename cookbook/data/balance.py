@@ -20,24 +20,57 @@ from cookbook.text_scores import refuses
 # %% auto #0
 __all__ = ['declines', 'RefusalBalance', 'ClassBalance', 'metadata', 'CoverageMatrix']
 
-# %% ../../nbs/cookbook/59_data_balance.ipynb #51c31110
-_MORE_WAYS = (  # after the politeness; one of these begins the answer
-    r"(?:this|that|it)(?:'s| is) not (?:something|a (?:topic|request|question))"
-    r"(?: that)? (?:i|we) can",
-    r"(?:this|that|it)(?:'s| is) something (?:i|we) (?:can't|cannot)",
-    r"(?:i|we)(?:'d| would) (?:rather|prefer) not",
-    r"(?:my|our) (?:guidelines|rules|policy|policies|instructions|programming)"
-    r"[\w ]* (?:not|n't|forbid|prevent|prohibit|keep)",
-    r"(?:i|we) (?:(?:wo|do)n't|will not) (?:be able|do (?:that|this|it)|feel comfortable)",
-    r"(?:i|we) (?:do not|don't) (?:provide|give|offer|answer)",
+# %% ../../nbs/cookbook/59_data_balance.ipynb #5b2eaa1a
+_ABLE = (
+    r"(?:(?:can(?:'t|not| not)|could(?:n't| not)|won't|will not)(?: \w+ly)?(?: be able to)?"
+    r"|(?:(?:'m|'re| am| are) )?(?:\w+ly )?(?:not|unable|unwilling)"
+    r"(?: (?:\w+ly )?(?:able|allowed|permitted|willing|comfortable|going|here|in a position))?"
+    r"(?: to| with)?)"
 )
-_MORE = re.compile(rf"(?:(?:sorry|no|unfortunately),? )*(?:{'|'.join(_MORE_WAYS)})")
+_DOING = (
+    r"(?:in good conscience )?(?:help|assist|answer|provid|giv|offer|writ|creat|generat|produc|shar"
+    r"|discuss|comment|comply|support|engag|fulfil|complet|participat|respond|continu|promot"
+    r"|endors|condon|advis|facilitat|tell you|talk about|speak (?:about|on)|do (?:that|this|it|so))"
+)
+_RULES = (
+    r"(?:my|our|\w+(?:'s|s')) (?:\w+ )?(?:guidelines|rules|policy|policies|instructions|values"
+    r"|programming|principles)"
+)
+_WAYS = (  # each begins a clause of the first two sentences
+    rf"(?:i|we)(?: (?:\w+ly|just|also))? ?{_ABLE} {_DOING}",
+    r"(?:i|we)(?:'m| am|'re| are| will|'ll)? ?(?:going to )?(?:must|(?:have|need) to)? ?"
+    r"(?:(?:respect|regret)fully )?(?:say no|decline|refuse|pass on|refrain from)\b",
+    r"(?:i|we)(?:'d| would) (?:rather|prefer) not|(?:i|we) (?:do not|don't) (?:feel comfortable"
+    r"|provide|give|offer|answer)\b|(?:i|we) (?:do not|don't|refuse to) (?:condone|support)",
+    r"(?:this|that|it)(?:'s| is) (?:not (?:something|a (?:topic|request|question))(?: that)?"
+    r" (?:i|we) can|something (?:i|we) (?:can't|cannot))",
+    rf"{_RULES}[\w ']*(?: not|n't| forbid| prevent| prohibit| keep)",
+    r"(?:it|that|this)(?: is|'s| would be) (?:wrong|inappropriate|unethical|irresponsible|unsafe"
+    r"|not (?:appropriate|right|ethical|safe|ok|okay))\b[\w ]*? (?:of|for) (?:me|us)\b",
+    r"(?:no|sorry)[,.]? (?:(?:no|sorry)\b|i (?:can't|cannot|won't))",
+)  # fmt: skip
+
+# %% ../../nbs/cookbook/59_data_balance.ipynb #7dbebdba
+_CLAUSE = r"(?:^|[.!?,;:\]*\n\"(]\s*|\b(?:but|however|and|so|that|afraid|because)\s+)"
+_MORE = re.compile(
+    rf"{_CLAUSE}(?:{'|'.join(_WAYS)})"
+    rf"|\bagainst (?:{_RULES}|what (?:i|we) (?:am|are) allowed)"
+    r"|\b(?:is|are) (?:both )?(?:illegal|unethical|immoral) and (?:\w+ly )?(?:illegal|unethical"
+    r"|immoral|wrong|harmful|dangerous|irresponsible)\b"
+)
+_STARTS = re.compile(r"(?:[^.!?\n]|[.!?](?!\s))*[.!?\n]*\s*" * 2)
 
 
 def declines(text: str) -> bool:
-    """Whether an answer declines, by the phrases of `refuses` and some of its politer relatives."""
-    start = text[:400]  # a refusal is in the first sentence
-    return refuses(start) or bool(_MORE.match(start.strip().lower().replace("\u2019", "'")))
+    """Whether an answer declines, by the phrases of `refuses` and others, in two sentences.
+
+    It has to say so: a change of the subject, or a warning instead of an answer, is not seen.
+    """
+    start = text[:400]
+    if refuses(start):
+        return True
+    found = _STARTS.match(start.strip().lower().replace("\u2019", "'"))
+    return bool(found and _MORE.search(found.group()))
 
 # %% ../../nbs/cookbook/59_data_balance.ipynb #a452b7b9
 class RefusalBalance:

@@ -176,7 +176,7 @@ class LengthHistogram:
                 for n in range(min(self._bins, default=0), last + 1)]  # fmt: skip
         return {"title": "Characters of an answer", "bins": bins}
 
-# %% ../../nbs/cookbook/59_data_check.ipynb #fc966e41
+# %% ../../nbs/cookbook/59_data_check.ipynb #b9a5950c
 @dataclass
 class Pass:
     """What looks at the rows: finders, sample, histogram, broken lines."""
@@ -204,13 +204,18 @@ class Pass:
 def all_checks(evaluation: Iterable[Example] = (), **settings: Any) -> list[DataCheck]:
     """Every finder; contamination when there are evaluation rows.
 
-    settings: `similarity` of near duplicates; the others are those of `faults.usual_checks`.
+    settings: `similarity` of near duplicates; `semantic`: the encoder of `SemanticDuplicates`,
+    else left out; the others are those of `faults.usual_checks`.
     """
     from cookbook.data.duplicates import ExactDuplicates, NearDuplicates
     from cookbook.data.faults import usual_checks
 
-    alike = settings.pop("similarity", None) or 0.7
+    alike, encoder = settings.pop("similarity", None) or 0.7, settings.pop("semantic", None)
     checks: list[DataCheck] = [ExactDuplicates(), NearDuplicates(alike), *usual_checks(**settings)]
+    if encoder is not None:
+        from cookbook.data.semantic import SemanticDuplicates
+
+        checks.append(SemanticDuplicates(model=encoder, seed=settings.get("seed") or 0))
     held = list(evaluation)
     if held:
         from cookbook.data.contamination import Contamination

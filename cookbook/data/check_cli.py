@@ -99,7 +99,7 @@ def _new_folder() -> str:
 
     return tempfile.mkdtemp(prefix="cookbook-data-")
 
-# %% ../../nbs/cookbook/58_data_check_cli.ipynb #7966d90f
+# %% ../../nbs/cookbook/58_data_check_cli.ipynb #d61cfd56
 def _options(command: Command) -> Command:
     for option in reversed(_CHECK):
         command = option(command)
@@ -118,12 +118,14 @@ _CHECK = (
                  help="The column of the use case.  [default: use_case]"),
     click.option("--embedding", metavar="MODEL", help="A sentence-transformers model for clusters "
                  "and variety.  [default: letter runs, offline]"),
+    click.option("--semantic", metavar="MODEL", help="Also look for rows of the same meaning, by a "
+                 "sentence-transformers model; letters: by runs of letters, offline."),
     click.option("--seed", type=click.IntRange(0), default=0, show_default=True,
                  help="Of the samples."),
     click.option("--lines", metavar="FOLDER", help="Where long lists of lines go, with --json."),
 )  # fmt: skip
 
-# %% ../../nbs/cookbook/58_data_check_cli.ipynb #f89133f8
+# %% ../../nbs/cookbook/58_data_check_cli.ipynb #d4a4dac4
 @click.command("check")
 @click.argument("file", metavar="FILE")
 @against_option
@@ -135,8 +137,8 @@ _CHECK = (
 def check_command(
     file: str, against: tuple[str, ...], similarity: float, reference: str | None,
     refusals: float | None, requests: str | None, policy: str | None, use_case: str | None,
-    embedding: str | None, seed: int, lines: str | None, json_mode: bool, output: str | None,
-    force: bool,
+    embedding: str | None, semantic: str | None, seed: int, lines: str | None, json_mode: bool,
+    output: str | None, force: bool,
 ) -> None:  # fmt: skip
     """Say what is wrong with the rows of FILE, line by line.
 
@@ -165,7 +167,7 @@ def check_command(
         file, against=against, reference=reference, seed=seed, model=embedding,
         picture=not json_mode and _is_page(output), progress=told_progress(file),
         similarity=similarity, refusals=refusals, policy=policy, use_case=use_case,
-        requests=_requests(requests),
+        requests=_requests(requests), semantic=semantic,
     )  # fmt: skip
     emit(_shown(found, json_mode, output, lines), output, force=force)
     if found.verdict == "wasted":

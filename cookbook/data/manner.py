@@ -17,9 +17,9 @@ from cookbook.data.examples import Example
 from cookbook.row_checks import DataFinding
 
 # %% auto #0
-__all__ = ['language_of', 'form_of', 'tone_of', 'MannerTable', 'identity_terms', 'IdentityTerms']
+__all__ = ['language_of', 'letters_only', 'form_of', 'tone_of', 'MannerTable', 'identity_terms', 'words_in', 'IdentityTerms']
 
-# %% ../../nbs/cookbook/59_data_manner.ipynb #66d78a90
+# %% ../../nbs/cookbook/59_data_manner.ipynb #17e09e0a
 def _table(name: str) -> dict[str, Any]:
     text = (files("cookbook.data") / name).read_text(encoding="utf-8")
     return tomllib.loads(text)
@@ -32,30 +32,45 @@ _SCRIPTS = {
     "Greek": "\u0370-\u03ff", "Thai": "\u0e00-\u0e7f",
 }  # fmt: skip
 _SCRIPT = {name: re.compile(f"[{span}]") for name, span in _SCRIPTS.items()}
+_ANY_SCRIPT = re.compile(f"[{''.join(_SCRIPTS.values())}]")
+_WORD_OF: dict[str, list[str]] = {}  # small word -> its languages: one look for all of them
+for _name, _words in _OF.items():
+    for _word in _words:
+        _WORD_OF.setdefault(_word, []).append(_name)
 _EDGE = " \t.,;:!?\"'()«»„“”[]"
 
-# %% ../../nbs/cookbook/59_data_manner.ipynb #9fd9d41f
+# %% ../../nbs/cookbook/59_data_manner.ipynb #6ea6674f
 def language_of(text: str) -> str:
     """The language of a text by its script or its small words; "unknown" rather than a guess.
 
     Looks at the first 400 characters. Two small words are needed, and more than of any other.
     """
     start = text[:400]
-    if not start.isascii():
+    plain = start.isascii()
+    if not plain and _ANY_SCRIPT.search(start):
         found = {name: len(marks.findall(start)) for name, marks in _SCRIPT.items()}
         name = "Japanese" if found["Japanese"] else max(found, key=lambda each: found[each])
         letters = sum(map(str.isalpha, start))
         if 0 < letters < 3 * sum(found.values()):
             return name
-    words = [word.strip(_EDGE) for word in start.lower().split()]
-    english = sum(word in _OF["English"] for word in words)
-    if start.isascii() and english * 4 > len(words) >= 4:  # the usual case first: it is fast
+    raw = start.lower().split()
+    english = _OF["English"].__contains__
+    # The usual case first; marks around words can only hide some.
+    if plain and sum(map(english, raw)) * 4 > len(raw) >= 4:
         return "English"
-    counts = {name: sum(word in known for word in words) for name, known in _OF.items()}
-    best, second = sorted(counts, key=lambda each: -counts[each])[:2]
-    return best if counts[best] >= max(2, counts[second] + 1) else "unknown"
+    words = [word.strip(_EDGE) for word in raw]
+    if plain and sum(map(english, words)) * 4 > len(words) >= 4:
+        return "English"
+    counts: dict[str, int] = {}
+    for names in filter(None, map(_WORD_OF.get, words)):
+        for name in names:
+            counts[name] = counts.get(name, 0) + 1
+    most = sorted(counts.values())[-2:]  # a tie is no answer, so that the order does not matter
+    if not most or most[-1] < max(2, most[0] + 1 if len(most) > 1 else 0):
+        return "unknown"
+    return max(counts, key=lambda each: counts[each])
 
-# %% ../../nbs/cookbook/59_data_manner.ipynb #de7ae5a3
+# %% ../../nbs/cookbook/59_data_manner.ipynb #22a3721c
 _QUESTION = re.compile(
     r"(?:who|whom|whose|what|which|when|where|why|how|is|are|was|were|do|does|did|can|could|should"
     r"|would|will|has|have|may)\b", re.IGNORECASE,
@@ -77,8 +92,16 @@ _POLITE = re.compile(r"\b(?:please|kindly|thanks?|would you mind|could you)\b", 
 _LOOSE = re.compile(
     r"\b(?:\w+n't|i'm|you're|it's|gonna|wanna|hey|hi|yeah|ok|lol|btw|u|pls)\b", re.IGNORECASE
 )
+_POLITE_HINTS = ("please", "kindly", "thank", "would you mind", "could you")
+_LOOSE_WORDS = frozenset(("gonna", "wanna", "hey", "hi", "yeah", "ok", "lol", "btw", "u", "pls"))
+_BLANKS = bytes(n if chr(n) in "abcdefghijklmnopqrstuvwxyz-" else 32 for n in range(256))
 
-# %% ../../nbs/cookbook/59_data_manner.ipynb #1b5d5d62
+
+def letters_only(text: str) -> str:
+    """An ASCII text in small letters with a space for every sign but letters and hyphens."""
+    return text.encode("ascii", "replace").translate(_BLANKS).decode("ascii")
+
+# %% ../../nbs/cookbook/59_data_manner.ipynb #ef509f0a
 def form_of(asked: str) -> str:
     """question, instruction or statement; none for a row that asks nothing. English words."""
     text = asked.strip()
@@ -95,9 +118,13 @@ def tone_of(text: str) -> str:
     start = text[:400]
     if "!!" in start or (len(start) > 20 and start.isupper()):
         return "loud"
-    if _POLITE.search(start):
+    low = start.lower()
+    if any(map(low.__contains__, _POLITE_HINTS)) and _POLITE.search(start):
         return "polite"
-    return "loose" if _LOOSE.search(start) else "plain"
+    # Without an apostrophe or one of the words there is nothing to search for.
+    words = letters_only(low).replace("-", " ").split()
+    hint = "'" in low or not low.isascii() or not _LOOSE_WORDS.isdisjoint(words)
+    return "loose" if hint and _LOOSE.search(start) else "plain"
 
 # %% ../../nbs/cookbook/59_data_manner.ipynb #f8840858
 class _Manners:
@@ -151,7 +178,7 @@ class MannerTable(_Manners):
         columns = {name: dict(counts.most_common()) for name, counts in self._counts.items()}
         return {"title": "Manner", "columns": columns}
 
-# %% ../../nbs/cookbook/59_data_manner.ipynb #00b467b5
+# %% ../../nbs/cookbook/59_data_manner.ipynb #f0b788f9
 def identity_terms() -> dict[str, list[str]]:
     """Terms by ground, and the negative words under "negative"."""
     return dict(_table("identity_terms.toml")["terms"])
@@ -160,6 +187,17 @@ def identity_terms() -> dict[str, list[str]]:
 _WORDS = re.compile(r"[a-z]+(?:-[a-z]+)?")
 
 
+
+def words_in(text: str) -> set[str]:
+    """The words of a text in small letters; both parts of some with a hyphen, and the whole."""
+    if not text.isascii():
+        return set(_WORDS.findall(text))
+    words = set(letters_only(text).split())
+    for word in [each for each in words if "-" in each]:
+        words.update(_WORDS.findall(word))
+    return words
+
+# %% ../../nbs/cookbook/59_data_manner.ipynb #a0e51399
 def _any_of(words: Sequence[str]) -> re.Pattern[str]:
     longest = sorted(words, key=len, reverse=True)
     return re.compile(rf"\b(?:{'|'.join(map(re.escape, longest))})(?:s|es)?\b")
@@ -187,11 +225,11 @@ class _Named:
         """Take in examples."""
         for example in batch:
             text = example.text.lower()
-            words = set(_WORDS.findall(text))
+            words = words_in(text)
             bad = not words.isdisjoint(self._bad_words)
             self._bad += bad
             named = () if words.isdisjoint(self._first) else self._terms.finditer(text)
-            for term in {match.group() for match in named}:
+            for term in sorted({match.group() for match in named}):
                 self._named[term] += 1
                 if bad:
                     self._lines.setdefault(term, array("q")).append(example.line)
