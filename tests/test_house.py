@@ -177,7 +177,7 @@ def existing() -> list[str]:
 def is_named(path: str) -> bool:
     """Named by itself; modules as a group, because each notebook line names its module."""
     folder, _, name = path.rpartition("/")
-    packages = ("advisor", "cookbook", "cookbook/lab", "cookbook/data")
+    packages = ("advisor", "cookbook", "cookbook/lab", "cookbook/data", "cookbook/align")
     generated = folder in packages and name.endswith(".py")
     group = f"{folder}/*.py" if generated else f"{folder}/*"
     return path in mapped() or group in mapped()
