@@ -63,7 +63,7 @@ def area_under(shares: Sequence[float], values: Sequence[float]) -> float:
     pairs = list(zip(shares, values, strict=True))
     return math.fsum((b - a) * (left + right) / 2 for (a, left), (b, right) in pairwise(pairs))
 
-# %% ../nbs/cookbook/92_faithfulness.ipynb #0f66b4c0
+# %% ../nbs/cookbook/92_faithfulness.ipynb #7d28101a
 def _stations(count: int) -> list[int]:
     """How many parts are gone at each point of a curve, from 0 to all."""
     points = min(POINTS, count)
@@ -71,9 +71,13 @@ def _stations(count: int) -> list[int]:
 
 
 def removal_curves(
-    model: LanguageModel, found: Explained, *, orders: int = ORDERS, seed: int = 0
+    model: LanguageModel, found: Explained, *, orders: int = ORDERS, seed: int = 0,
+    known: dict[tuple[int, ...], float] | None = None,
 ) -> tuple[RemovalCurve, RemovalCurve]:  # fmt: skip
     """Deletion and insertion of the parts by their scores, beside random orders.
+
+    known: worth of what is left when parts go, measured before on the same prompt, parts and
+    target; what is measured here is added to it. Methods share their random orders.
 
     Raises:
         AdvisorError: fewer than two parts that can be taken away.
@@ -88,11 +92,12 @@ def removal_curves(
     stations = _stations(len(free))
     gone = {tuple(sorted(part)) for way in ways for at in stations
             for part in (way[:at], way[at:])}  # fmt: skip
-    subsets = sorted(gone)
+    worth = {} if known is None else known
+    subsets = sorted(gone - worth.keys())
     texts = [without(found.prompt, found.parts, each) for each in subsets]
     special = not found.prompt.roles
     values = values_of(model, texts, found.target, found.contrast, special=special)
-    worth = dict(zip(subsets, values, strict=True))
+    worth.update(zip(subsets, values, strict=True))
     shares = [at / len(free) for at in stations]
     drawn = {
         "deletion": [[worth[tuple(sorted(way[:at]))] for at in stations] for way in ways],
@@ -205,7 +210,7 @@ def shuffled_agreement(
         again[stage] = rank_agreement(found, other, sizes=True)
     return again
 
-# %% ../nbs/cookbook/92_faithfulness.ipynb #6e9da221
+# %% ../nbs/cookbook/92_faithfulness.ipynb #6923ee82
 @dataclass(frozen=True)
 class Faithfulness:
     """The checks of one method's picture. with_ablation is None for ablation itself."""
@@ -238,13 +243,14 @@ class Faithfulness:
 def faithfulness(
     model: LanguageModel, found: Explained, ablated: Explained | None = None, *,
     stages: Sequence[str] = STAGES, orders: int = ORDERS, seed: int = 0,
+    known: dict[tuple[int, ...], float] | None = None,
 ) -> Faithfulness:  # fmt: skip
     """The checks of a picture; `ablated` is ablation's of the same parts, if it was made.
 
     Raises:
         AdvisorError: as `removal_curves`; different parts.
     """
-    deletion, insertion = removal_curves(model, found, orders=orders, seed=seed)
+    deletion, insertion = removal_curves(model, found, orders=orders, seed=seed, known=known)
     agreement = rank_agreement(found, ablated) if ablated and ablated is not found else None
     again = shuffled_agreement(model, found, stages=stages, seed=seed)
     return Faithfulness(found.method, deletion, insertion, agreement, again)

@@ -156,7 +156,7 @@ def _methods(parts: Sequence[Part], asked: Sequence[str] | None) -> tuple[list[s
     note = f"Shapley values of {free} parts were left out; ask for them by name."
     return [name for name in METHODS if name != "shapley"], [note]
 
-# %% ../nbs/cookbook/92_salience_report.ipynb #b4bd7bf5
+# %% ../nbs/cookbook/92_salience_report.ipynb #40db5908
 def debug_prompt(
     model: LanguageModel, prompt: ComposedPrompt | str, target: str, *,
     contrast: str | None = None, methods: Sequence[str] | None = None, grain: str = "section",
@@ -179,10 +179,11 @@ def debug_prompt(
         found.append(score_parts(model, whole, parts, target, contrast, how))
     checks: list[Faithfulness] = []
     if check and sum(not part.fixed for part in parts) >= 2:
+        known: dict[tuple[int, ...], float] = {}
         ablated = next((each for each in found if each.method == "ablation"), None)
         for each in found:
             tell(f"checks of {each.method}")
-            checks.append(faithfulness(model, each, ablated, seed=seed))
+            checks.append(faithfulness(model, each, ablated, seed=seed, known=known))
     notes = [*notes, *notes_on(model, found)]
     said = answer_of(model, whole)
     return SalienceReport(title, model.name, whole, said, target, contrast, tuple(found),
