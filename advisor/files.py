@@ -16,7 +16,7 @@ import advisor
 from advisor.errors import AdvisorError, did_you_mean, show
 
 # %% auto #0
-__all__ = ['name_of', 'decode_text', 'read_text', 'read_stdin', 'write_text', 'data_path']
+__all__ = ['TEMP', 'name_of', 'decode_text', 'read_text', 'read_stdin', 'is_empty', 'write_text', 'data_path']
 
 # %% ../nbs/advisor/02_files.ipynb #9208f580
 def _explain(error: OSError, path: str, doing: str) -> AdvisorError:
@@ -138,11 +138,14 @@ def read_stdin(*, max_bytes: int) -> str:
     data = sys.stdin.read(max_bytes + 1).encode("utf-8", "surrogateescape")
     return decode_text(_read_limited(io.BytesIO(data), name, max_bytes), name)
 
-# %% ../nbs/advisor/02_files.ipynb #f25e3333
+# %% ../nbs/advisor/02_files.ipynb #12306cf9
+TEMP = ".advisor-"
+
+
 @contextmanager
 def _temporary(folder: str, data: bytes, mode: int | None) -> Iterator[str]:
     """The path of a new file in `folder` that holds `data`; gone at the end, if still there."""
-    temp = os.path.join(folder, f".advisor-{os.getpid()}-{os.urandom(6).hex()}.tmp")
+    temp = os.path.join(folder, f"{TEMP}{os.getpid()}-{os.urandom(6).hex()}.tmp")
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
     stream = os.fdopen(os.open(temp, flags, 0o666), "wb")
     try:
@@ -156,6 +159,12 @@ def _temporary(folder: str, data: bytes, mode: int | None) -> Iterator[str]:
     finally:
         with suppress(FileNotFoundError):
             os.unlink(temp)
+
+# %% ../nbs/advisor/02_files.ipynb #601ad204
+def is_empty(folder: str | os.PathLike[str]) -> bool:
+    """Whether a folder holds nothing but half-written files of processes that were killed."""
+    names = os.listdir(folder)
+    return all(name.startswith(TEMP) and name.endswith(".tmp") for name in names)
 
 # %% ../nbs/advisor/02_files.ipynb #e0feb2a8
 def _take_name(temp: str, target: str, force: bool) -> None:

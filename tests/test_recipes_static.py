@@ -74,6 +74,8 @@ def code_problems(path: Path) -> list[str]:
             found.append(f"cell {cell.number}: an absolute path")
         if cell.kind == "code" and PIP.search(cell.source):
             found.append(f"cell {cell.number}: installs something")
+        if cell.source.endswith("record.save()"):
+            found.append(f"cell {cell.number}: shows the run's folder; record.save(); does not")
     recorded, name = recorded_name(cells_of(notebook)), read_recipe(path).name
     if recorded != name:
         found.append(f"it records under {recorded!r}, not {name!r}")

@@ -326,6 +326,17 @@ def test_killed_at_random_points_and_resumed(toy: str, tmp_path: Path) -> None:
 KILLS = 20
 
 
+def test_a_folder_of_a_run_killed_at_its_first_file_is_still_free(tmp_path: Path) -> None:
+    from cookbook.manifest import look
+    from cookbook.train_folder import RECORD, begin
+
+    tmp_path.joinpath(".advisor-12-ab.tmp").write_text("{")
+    assert look(tmp_path, "lora").state == "free"
+    assert begin(tmp_path, {"seed": 0}, resume=True) == {}
+    assert (tmp_path / RECORD).is_file()
+    assert look(tmp_path, "lora").state == "foreign"
+
+
 def test_a_half_written_checkpoint_is_skipped(toy: str, tmp_path: Path) -> None:
     from cookbook.checkpoints import checkpoints, last_whole
 
