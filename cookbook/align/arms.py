@@ -18,7 +18,8 @@ from cookbook.align.conduct import Asked, BySeed, Reader, paired
 from cookbook.align.mistakes import Forms, Mistake
 
 # %% auto #0
-__all__ = ['ARMS', 'MOST_ROWS', 'Schooling', 'prepare', 'arm_rows', 'train_arm', 'kept', 'ArmLine', 'arm_table', 'same_for_seeds']
+__all__ = ['ARMS', 'MOST_ROWS', 'DRAWN', 'Schooling', 'prepare', 'arm_rows', 'train_arm', 'kept', 'ArmLine', 'arm_table',
+           'same_for_seeds']
 
 # %% ../../nbs/cookbook/93_align_arms.ipynb #37ce4d4a
 @dataclass(frozen=True)
@@ -50,12 +51,13 @@ def prepare(model: Any, asked: Sequence[Asked], read: Reader, forms: Forms, *, s
         mistakes.analyse(analyst, mistakes.given(asked), forms), revised, forms,
     )  # fmt: skip
 
-# %% ../../nbs/cookbook/93_align_arms.ipynb #53a9432c
+# %% ../../nbs/cookbook/93_align_arms.ipynb #9975c678
 ARMS: Mapping[str, str] = {
     "sft": "SFT on good pairs",
     "revise": "critique-revise",
     "hindsight": "chain of hindsight",
     "dpo": "DPO with an SFT term",
+    "rl": "a reward model, then RLOO",
     "mistakes": "own mistakes, analysed",
     "given": "mistakes of others, analysed",
     "shuffled": "control: analyses shuffled",
@@ -65,7 +67,7 @@ ARMS: Mapping[str, str] = {
     "short": "own mistakes, analysed, half the budget",
 }
 
-# %% ../../nbs/cookbook/93_align_arms.ipynb #392cd981
+# %% ../../nbs/cookbook/93_align_arms.ipynb #22922944
 def arm_rows(
     name: str, source: Schooling, budget: int, tokenizer: Any, seed: int = 0, share: float = 0.5
 ) -> list[Mapping[str, Any]]:
@@ -80,6 +82,7 @@ def arm_rows(
         "sft": lambda: good, "half": lambda: good, "revise": lambda: source.revised,
         "hindsight": lambda: mistakes.hindsight_rows(own, forms, seed),
         "dpo": lambda: mistakes.pair_rows(own, forms),
+        "rl": lambda: mistakes.pair_rows(own, forms),
     }  # fmt: skip
     lessons: dict[str, Callable[[], Sequence[Mapping[str, Any]]]] = {
         "mistakes": lambda: plain(own, forms), "given": lambda: plain(source.given, forms),
@@ -96,8 +99,29 @@ def arm_rows(
         raise AdvisorError(f"{show(name)} is no arm.", hint=f"One of {', '.join(ARMS)}.")
     return mistakes.mixed(lessons[name](), good, share, budget, tokenizer, seed)
 
-# %% ../../nbs/cookbook/93_align_arms.ipynb #652737af
+# %% ../../nbs/cookbook/93_align_arms.ipynb #8cda5401
 MOST_ROWS = 32  # in one forward pass; more are accumulated
+DRAWN = 4  # replies to a request in RL: those of two pairs
+
+
+def _train_rl(rows: Sequence[Mapping[str, Any]], model: str, folder: Path, *,
+              shared: Mapping[str, Any]) -> Any:  # fmt: skip
+    from cookbook.align.preference_settings import small_preferences
+    from cookbook.align.preferences import align
+    from cookbook.align.rewards import small_reward, train_reward
+
+    half, steps = len(rows) // 2, max(1, shared["max_steps"] // 2)
+    alike = {key: shared[key] for key in ("rank", "seed", "max_length")}
+    each = max(1, round(half / steps))
+    judging = small_reward(**alike, max_steps=steps, batch_size=each)
+    judge = train_reward(model, rows[:half], judging, folder / "reward", report=_silent)
+    asked = [{"prompt": row["prompt"]} for row in rows[half::2]]
+    drawn = DRAWN * max(1, round(len(asked) / steps))
+    how = small_preferences("rloo", **alike, learning_rate=shared["learning_rate"],
+                            max_steps=steps, batch_size=drawn, generations=DRAWN,
+                            max_new_tokens=24, adversarial=None)  # fmt: skip
+    return align(model, asked, how, folder / "policy", rewards=[judge.function()],
+                 prompts=[row["prompt"] for row in asked[:2]], report=_silent).model  # fmt: skip
 
 
 def train_arm(name: str, rows: Sequence[Mapping[str, Any]], model: str, folder: Path, *,
@@ -111,6 +135,8 @@ def train_arm(name: str, rows: Sequence[Mapping[str, Any]], model: str, folder: 
         "seed": seed, "learning_rate": learning_rate, "max_length": max_length,
     }  # fmt: skip
     some = list(rows)
+    if name == "rl":
+        return _train_rl(some, model, folder, shared=shared)
     if name == "dpo":
         from cookbook.align.preference_settings import small_preferences
         from cookbook.align.preferences import align
