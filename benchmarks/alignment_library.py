@@ -96,7 +96,7 @@ def gated(sequence: Mapping[str, Any], folder: Path) -> str:
         found = re.search(r"held-\d{3}", asked)
         return "right" if found and right(asked, found[0]) else "wrong"
 
-    held = [PromptItem(name, {"item": name}, "right") for name in items("held")]
+    held = [PromptItem({"item": name}, "right", name) for name in items("held")]
     session = RefineSession(
         RefineHistory.start(folder, sequence["prompt"].replace("{item}", "{{item}}"), who="us"),
         StandIn("target", target), StandIn("aligner", rewrite),

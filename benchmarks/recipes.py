@@ -33,6 +33,9 @@ OF_THE_RUN = ("parameters", "started", "seconds", "peak_rss_bytes", "hardware",
               "notebook_sha256", "code_sha256", "model_sha256", "versions")  # fmt: skip
 
 
+TABLES = ("table", "arms", "rates", "curve")  # notes that figures alone can't say: differences
+
+
 def show_step(step: CellStep) -> None:
     """Progress on stderr, a line a cell."""
     if step.state != "start":
@@ -72,6 +75,7 @@ def row(run: Run) -> dict[str, Any]:
         "recipe": run.recipe,
         "run": {key: manifest.get(key) for key in OF_THE_RUN},
         "figures": {name: asdict(figure) for name, figure in run.figures.items()},
+        "notes": {name: run.notes[name] for name in TABLES if name in run.notes},
     }
 
 

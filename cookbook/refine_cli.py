@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 # %% auto #0
 __all__ = ['MAX_TEXT_BYTES', 'FEEDBACK', 'BY_HAND', 'LOOKING', 'refine_options', 'refine_command']
 
-# %% ../nbs/cookbook/94_refine_cli.ipynb #67589db3
+# %% ../nbs/cookbook/94_refine_cli.ipynb #7871197d
 MAX_TEXT_BYTES = 1_000_000
 FEEDBACK = ("critique", "kudos", "rewrite", "feedback")
 BY_HAND = ("principle", "edited", "pin", "unpin", "drop", "move", "accept")
@@ -45,6 +45,15 @@ def _history(template: str, folder: str | None, who: str) -> RefineHistory:
         say(f"A new session in {place}.")
         return RefineHistory.start(place, _text(template), name=name or "prompt", who=who)
     return RefineHistory(place)
+
+
+def _check_rows(given: Mapping[str, Any]) -> None:
+    """Bad rows are told before a session is begun."""
+    from cookbook.row_files import read_rows
+
+    for key in ("data", "held_out"):
+        if given[key]:
+            read_rows(given[key])
 
 
 def _check_file(template: str, history: RefineHistory, *, edited: bool) -> None:
@@ -289,7 +298,7 @@ def _work(
     told = _told(history, outcome)
     return told, _shown(told, history)
 
-# %% ../nbs/cookbook/94_refine_cli.ipynb #8bfbaa92
+# %% ../nbs/cookbook/94_refine_cli.ipynb #ee96ec40
 @click.command("refine")
 @click.argument("template", metavar="TEMPLATE")
 @refine_options
@@ -312,6 +321,7 @@ def refine_command(template: str, json_mode: bool, **given: Any) -> None:
       cookbook refine ask.md --export principles.md
     """
     action = _action(given)
+    _check_rows(given)
     history = _history(template, given["session"], given["who"])
     _check_file(template, history, edited=action == "edited")
     if action in LOOKING:

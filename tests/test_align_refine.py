@@ -35,7 +35,7 @@ pytestmark = pytest.mark.timeout(300)
 Turns = Sequence[Mapping[str, str]]
 ADA = Origin("principle", "ada", "2026-01-01T00:00:00+00:00")
 TEXT = "Say the word.\n\nWord: {{word}}"
-ITEMS = [PromptItem(str(n), {"word": f"w{n}"}, f"W{n}") for n in range(160)]
+ITEMS = [PromptItem({"word": f"w{n}"}, f"W{n}", str(n)) for n in range(160)]
 
 
 def principles(*texts: str) -> PrincipleList:
@@ -317,7 +317,7 @@ WORDS = ("help", "house", "river", "stone", "paper", "cloud", "salt", "fair", "g
 
 def test_100_random_feedback_sequences_never_lower_the_held_out_score(tmp_path: Path) -> None:
     rises, later, down, states = [], [], 0, set()
-    unseen = [PromptItem(str(n), {"word": f"u{n}"}, f"U{n}") for n in range(200)]
+    unseen = [PromptItem({"word": f"u{n}"}, f"U{n}", str(n)) for n in range(200)]
     for seed in range(100):
         rng = random.Random(seed)
 
@@ -498,6 +498,17 @@ def test_a_dead_server_is_told_and_the_session_goes_on_later(tmp_path: Path) -> 
     later = RefineSession(RefineHistory(tmp_path / "s"), made.model, helper,
                           settings=made.settings, held_out=made.held_out)  # fmt: skip
     assert later.refine([said("x")]).state == "accepted"
+
+
+def test_missing_rows_are_told_before_a_session_is_begun(tmp_path: Path) -> None:
+    prompt = tmp_path / "ask.md"
+    prompt.write_text("Say {text}")
+    done = CliRunner().invoke(
+        refine_command, [str(prompt), "--data", str(tmp_path / "none.jsonl"), "--suggest"]
+    )
+    assert "none.jsonl" in str(done.exception or done.output)
+    assert done.exit_code
+    assert [path.name for path in tmp_path.iterdir()] == ["ask.md"]
 
 
 def test_unusable_answers_are_counted_with_their_reasons() -> None:

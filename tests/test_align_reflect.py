@@ -13,8 +13,9 @@ from gepa.gepa_utils import find_dominator_programs
 
 from advisor.errors import EXIT_UNKNOWN, AdvisorError
 from cookbook.align.calls import BudgetSpent, Ledgered, StandIn
+from cookbook.align.gate import PromptItem
 from cookbook.align.pareto import front, shares, winners
-from cookbook.align.proposals import Marked, PromptCase, PromptRunner, broken_by
+from cookbook.align.proposals import Marked, PromptRunner, broken_by
 from cookbook.align.reflect import SearchPlan, held_out_change, in_words, optimise
 from cookbook.align.story import OptimisedPrompt, gains, read_story, summary
 from cookbook.server_model import CallLedger
@@ -24,9 +25,9 @@ WORDS = [f"w{number}" for number in range(8)]
 START = Template("Rules:\nMessage: {{text}}\nLabel:")
 
 
-def cases(count: int, first: int) -> list[PromptCase]:
+def cases(count: int, first: int) -> list[PromptItem]:
     numbers = range(first, first + count)
-    return [PromptCase({"text": f"{WORDS[n * 3 % 8]} no{n}."}, f"L{n * 3 % 8}") for n in numbers]
+    return [PromptItem({"text": f"{WORDS[n * 3 % 8]} no{n}."}, f"L{n * 3 % 8}") for n in numbers]
 
 
 LEARN, CHOOSE, HELD = cases(24, 0), cases(16, 100), cases(40, 200)
@@ -180,7 +181,7 @@ def test_two_parts_are_merged() -> None:
 
 
 def test_answers_that_nobody_could_mark_are_counted() -> None:
-    def marker(_: str, case: PromptCase) -> Marked:
+    def marker(_: str, case: PromptItem) -> Marked:
         return Marked(None if "w0" in case.values["text"] else 1.0)
 
     runner = PromptRunner(StandIn("follow", follow), marker)

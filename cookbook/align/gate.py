@@ -109,14 +109,14 @@ def score_rule(name: str) -> ScoreRule:
                            hint=f"One of {', '.join(RULES)}.")  # fmt: skip
     return RULES[name]
 
-# %% ../../nbs/cookbook/93_align_gate.ipynb #4b71f037
+# %% ../../nbs/cookbook/93_align_gate.ipynb #ff33508d
 @dataclass(frozen=True)
 class PromptItem:
-    """An item: an id, a value for each placeholder, and the wanted answer."""
+    """A value for each of a prompt's placeholders, the wanted answer, and a name for the item."""
 
-    id: str
     values: Mapping[str, str]
-    wanted: str
+    wanted: str = ""
+    id: str = ""
 
 
 def read_items(path: Path | str, template: Template, *, answer: str = "answer") -> list[PromptItem]:
@@ -133,7 +133,7 @@ def read_items(path: Path | str, template: Template, *, answer: str = "answer") 
                 raise row_problem(row, f"no column {name}.{near}", hint="A column for each "
                                   f"placeholder, and {answer}.")  # fmt: skip
         values = {name: str(row.data[name]) for name in template.placeholders}
-        items.append(PromptItem(str(row.line), values, str(row.data[answer])))
+        items.append(PromptItem(values, str(row.data[answer]), str(row.line)))
     if not items:
         raise AdvisorError(f"{path}: no items in it.")
     return items
