@@ -20,12 +20,13 @@ if TYPE_CHECKING:
     from cookbook.models import LanguageModel
 
 # %% auto #0
-__all__ = ['POINTS', 'ORDERS', 'UNSIGNED', 'STAGES', 'RemovalCurve', 'area_under', 'removal_curves', 'RankAgreement', 'spearman',
-           'rank_agreement', 'shuffled', 'shuffled_agreement', 'Faithfulness', 'faithfulness']
+__all__ = ['POINTS', 'ORDERS', 'TOO_FEW', 'UNSIGNED', 'STAGES', 'RemovalCurve', 'area_under', 'removal_curves', 'RankAgreement',
+           'spearman', 'rank_agreement', 'shuffled', 'shuffled_agreement', 'Faithfulness', 'faithfulness']
 
-# %% ../nbs/cookbook/92_faithfulness.ipynb #dd82af81
+# %% ../nbs/cookbook/92_faithfulness.ipynb #877479a9
 POINTS = 10  # of a curve, besides its beginning: more parts than that go in groups
 ORDERS = 20  # random orders that a curve is held against
+TOO_FEW = "too few parts to tell"
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,12 @@ class RemovalCurve:
 
     @property
     def verdict(self) -> str:
-        """better, like or worse: than all of the random orders, or within them."""
+        """better, like or worse: than all of the random orders, or within them.
+
+        Up to three parts have six orders: the best of them says nothing.
+        """
+        if math.factorial(len(self.shares) - 1) < ORDERS:
+            return TOO_FEW
         if self.low <= self.area <= self.high:
             return "like chance"
         return "better than chance" if self.gain > 0 else "worse than chance"

@@ -141,7 +141,7 @@ def check_html(check: Faithfulness) -> str:
     return (f'<div class="scroll"><table>{head}{rows}</table></div>{curves_svg(check)}'
             f"<p>Same order of parts (Spearman, 95 %):</p><ul>{items}</ul>")  # fmt: skip
 
-# %% ../nbs/cookbook/92_salience_page.ipynb #ee31ead5
+# %% ../nbs/cookbook/92_salience_page.ipynb #32681b23
 MOST_ROWS = 40
 
 
@@ -157,8 +157,12 @@ def _facts(report: SalienceReport) -> str:
         "worth": f"{report.value:+.2f}{unit}", "speaks most for it": tops,
     }  # fmt: skip
     if report.checks:
+        from cookbook.faithfulness import TOO_FEW
+
         good = ", ".join(check.method for check in report.checks if check.believable)
-        facts["to believe"] = good or "none passes both curves; see the checks"
+        few = all(check.deletion.verdict == TOO_FEW for check in report.checks)
+        facts["to believe"] = good or (
+            TOO_FEW if few else "none passes both curves; see the checks")
     body = "".join(f"<dt>{key}</dt><dd>{escape(value)}</dd>" for key, value in facts.items())
     return f"<dl>{body}</dl>"
 

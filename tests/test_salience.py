@@ -213,6 +213,16 @@ def test_a_picture_turned_upside_down_fails_the_curves(lm: LanguageModel) -> Non
     assert not worse.believable
 
 
+def test_three_parts_have_too_few_orders_to_tell() -> None:
+    from cookbook.faithfulness import TOO_FEW, RemovalCurve
+
+    some = {"values": (3.0, 2.0, 1.0, 0.0), "area": 0.1, "low": 1.0, "chance": 2.0, "high": 3.0}
+    few = RemovalCurve("deletion", (0.0, 0.33, 0.67, 1.0), **some)  # type: ignore[arg-type]
+    assert few.verdict == TOO_FEW
+    more = dataclasses.replace(few, shares=(0.0, 0.25, 0.5, 0.75, 1.0))
+    assert more.verdict == "better than chance"
+
+
 def test_a_large_score_against_the_answer_is_no_cause(lm: LanguageModel) -> None:
     found = dataclasses.replace(bad_example(lm), scores=(-9.0, 1.0, 2.0, 0.0, 0.5, -1.0, 50.0))
     assert found.parts[6].fixed
