@@ -5,6 +5,9 @@
 
 PYTHON ?= python3
 EXTRAS ?= dev,docs,cookbook
+# At a time, on one thread each: small models are sooner done so than one by one on all threads.
+JOBS ?= 2
+test recipes: export OMP_NUM_THREADS := 1
 BIN := .venv/bin
 
 # A checkout that was moved has an environment full of old paths; it is set up again.
@@ -36,15 +39,15 @@ demo: .venv/.installed ## advise on a case, then run the recommended recipe on t
 
 test: .venv/.installed ## the notebooks' own tests, then pytest
 	@echo "== notebooks (recipes excepted: pytest runs them)"
-	@$(BIN)/nbdev-test nbs --n-workers 2
+	@$(BIN)/nbdev-test nbs --n-workers $(JOBS)
 	@echo "== pytest"
-	@$(BIN)/pytest -n 2 --dist loadfile
+	@$(BIN)/pytest -n $(JOBS) --dist loadfile
 
 recipes: .venv/.installed ## run every recipe on the lab model; results in build/recipes
-	@for name in $(RECIPES); do \
-		echo "== cookbook run $$name"; \
-		$(BIN)/cookbook run $$name --output build/recipes/$$name --resume || exit $$?; \
-	done
+	@mkdir -p build/recipes
+	@printf '%s\n' $(RECIPES) | xargs -P $(JOBS) -I% sh -c '\
+		$(BIN)/cookbook run % --output build/recipes/% --resume >build/recipes/%.log 2>&1; code=$$?; \
+		echo "== cookbook run %"; cat build/recipes/%.log; [ $$code = 0 ] || exit 255'
 
 lab: .venv/.installed ## train the lab models again and write their card (an hour on two cores)
 	@$(BIN)/cookbook run lab-pretraining --mode full --set weights=cookbook/lab/weights \

@@ -100,9 +100,13 @@ def arm_rows(
         raise AdvisorError(f"{show(name)} is no arm.", hint=f"One of {', '.join(ARMS)}.")
     return mistakes.mixed(lessons[name](), good, share, budget, tokenizer, seed)
 
-# %% ../../nbs/cookbook/93_align_arms.ipynb #8cda5401
+# %% ../../nbs/cookbook/93_align_arms.ipynb #0118d1fd
 MOST_ROWS = 32  # in one forward pass; more are accumulated
 DRAWN = 4  # replies to a request in RL: those of two pairs
+
+
+def _silent(line: str) -> None:
+    del line
 
 
 def _train_rl(rows: Sequence[Mapping[str, Any]], model: str, folder: Path, *,
@@ -124,7 +128,7 @@ def _train_rl(rows: Sequence[Mapping[str, Any]], model: str, folder: Path, *,
     return align(model, asked, how, folder / "policy", rewards=[judge.function()],
                  prompts=[row["prompt"] for row in asked[:2]], report=_silent).model  # fmt: skip
 
-
+# %% ../../nbs/cookbook/93_align_arms.ipynb #300c48fa
 def train_arm(name: str, rows: Sequence[Mapping[str, Any]], model: str, folder: Path, *,
               steps: int, seed: int = 0, device: str = "auto",
               learning_rate: float = 2e-3, max_length: int = 256) -> Any:  # fmt: skip
@@ -151,10 +155,6 @@ def train_arm(name: str, rows: Sequence[Mapping[str, Any]], model: str, folder: 
 
     settings = small_model("lora", **shared, save_every=steps)
     return train(load(model, device=device), some, settings, folder, report=_silent).model
-
-
-def _silent(line: str) -> None:
-    del line
 
 # %% ../../nbs/cookbook/93_align_arms.ipynb #d716f18a
 def kept(path: Path, work: Callable[[], Any]) -> Any:
