@@ -36,6 +36,7 @@ from cookbook.align.reward_checks import (
 from cookbook.row_files import DataRow
 
 torch = pytest.importorskip("torch")
+from safetensors.torch import load_file  # noqa: E402
 
 from cookbook.align.preferences import align, safety_sft  # noqa: E402
 from cookbook.align.rewards import (  # noqa: E402
@@ -332,6 +333,46 @@ def test_a_killed_run_goes_on_to_the_same_end(toy: str, tmp_path: Path) -> None:
         raise AssertionError("not done")
     assert [p.loss for p in resumed.curve] == pytest.approx([p.loss for p in whole.curve], rel=1e-5)
     assert [s.after for s in resumed.said] == [s.after for s in whole.said]
+
+
+RL_RUN = """
+import sys
+from dataclasses import replace
+sys.path.insert(0, {tests!r})
+from test_align_preferences import ONLINE, PROMPTS
+from cookbook.align.preferences import align
+from cookbook.align.rewards import rule_reward
+rule = rule_reward(lambda prompt, said, row: float(len(said) % 3), "rule")
+settings = replace(ONLINE, max_steps=6, save_every=2)
+align({toy!r}, PROMPTS, settings, {folder!r}, rewards=[rule], report=print)
+"""
+
+
+@pytest.mark.timeout(240)
+def test_a_killed_rl_run_draws_the_same_answers_again(toy: str, tmp_path: Path) -> None:
+    """The random state goes on where it was, so that weights end the same to the last bit."""
+
+    def begun(folder: Path) -> subprocess.Popen[bytes]:
+        code = RL_RUN.format(tests=str(Path(__file__).parent), toy=toy, folder=str(folder))
+        env = dict(os.environ, OMP_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false")
+        told = (tmp_path / "told").open("w")
+        return subprocess.Popen(
+            [sys.executable, "-c", code], env=env, stdout=told, stderr=subprocess.DEVNULL
+        )
+
+    whole, folder = tmp_path / "whole", tmp_path / "killed"
+    assert begun(whole).wait(100) == 0
+    child, mark = begun(folder), folder / "checkpoints" / "checkpoint-2" / "whole.json"
+    while not mark.exists() and child.poll() is None:
+        time.sleep(0.005)
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    assert not (folder / "adapter_model.safetensors").exists()
+    assert begun(folder).wait(100) == 0
+    assert "goes on from step" in (tmp_path / "told").read_text(encoding="utf-8")
+    one, other = (load_file(place / "adapter_model.safetensors") for place in (whole, folder))
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
 
 
 def test_a_loss_that_is_no_number_ends_the_run(toy: str, tmp_path: Path) -> None:
