@@ -209,6 +209,12 @@ def test_one_lucky_seed_is_noise() -> None:
     low = {s: {str(n): float(n % 2) for n in range(100)} for s in range(3)}
     high = {**low, 0: dict.fromkeys(low[0], 1.0)}
     assert conduct.paired("one", low, high).verdict == "noise"
+    gains = {0: 6, 1: 26, 2: 10}  # of 200 items; all up, and their t interval holds zero
+    base = {str(n): 0.0 for n in range(200)}
+    uneven = {s: {**base, **{str(n): 1.0 for n in range(gain)}} for s, gain in gains.items()}
+    found = conduct.paired("uneven", dict.fromkeys(range(3), base), uneven)
+    assert found.verdict == "noise"
+    assert found.low < 0 < found.value < found.high
     every = {s: dict.fromkeys(low[0], 1.0) for s in range(3)}
     assert conduct.paired("all", low, every).verdict == "better"
 
