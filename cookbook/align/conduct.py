@@ -197,7 +197,15 @@ def conduct(
             found["help"][one.id] = good * (fit or 0.0)
     return {name: values for name, values in found.items() if values}
 
-# %% ../../nbs/cookbook/93_align_conduct.ipynb #31d476e4
+# %% ../../nbs/cookbook/93_align_conduct.ipynb #2c81315f
+def _worded(found: Difference, low: float, high: float) -> Difference:
+    from dataclasses import replace
+
+    from cookbook.figures import judged
+
+    return judged(replace(found, low=low, high=high), found.p_value)
+
+# %% ../../nbs/cookbook/93_align_conduct.ipynb #ea98e644
 BySeed = Mapping[int, Mapping[str, float]]
 ROUNDS = 2000
 
@@ -236,11 +244,3 @@ def paired(name: str, before: BySeed, after: BySeed, *, better: str = "higher",
     ends = (float(min(low, own.mean() - half, plain.low)),
             float(max(high, own.mean() + half, plain.high)))  # fmt: skip
     return _worded(plain, *(max(-1.0, min(1.0, end)) for end in ends))
-
-
-def _worded(found: Difference, low: float, high: float) -> Difference:
-    from dataclasses import replace
-
-    from cookbook.figures import judged
-
-    return judged(replace(found, low=low, high=high), found.p_value)
